@@ -1,0 +1,55 @@
+# make quickstart: set up, train a small GPT for about three minutes, sample, report.
+# make test:       set up what the tests need, and run them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+RUN ?= runs/quickstart
+PYTEST := HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+.PHONY: setup setup-dev quickstart test test-slow lint format figures assets clean
+
+setup: $(VENV)/.core
+setup-dev: $(VENV)/.dev
+
+$(VENV)/.core: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+# The exact torch beside the extras keeps pip from a CUDA build of several GB.
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,reference]' $(TORCH)
+	touch $@
+
+quickstart: setup
+	$(BIN)/python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=$(RUN)
+	$(BIN)/python -m experiments.generate --workdir=$(RUN) --prompt="def " --num_samples=2 --seed=1
+	@echo "report: $(RUN)/report.md"
+
+test: setup-dev
+	$(PYTEST) -n 2 -m "not slow"
+
+test-slow: setup-dev
+	$(PYTEST) -n 2 -m slow
+
+lint: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Remakes the trained results and pictures that the docs show.
+figures: setup-dev
+	$(BIN)/python -m experiments.plot_schedule --config=configs/gpt_quickstart.py --schedule=all --output=docs/images/schedules.png
+	$(BIN)/python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/figures
+	cp runs/figures/loss.png docs/images/quickstart_loss.png
+
+# Everything the tests need comes with the packages of setup-dev.
+assets: setup-dev
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
