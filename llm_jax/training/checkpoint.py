@@ -1,0 +1,219 @@
+"""Checkpoints: atomic, checked by SHA-256, and whole or absent.
+
+`WORKDIR/checkpoints/00000500/` holds `state/` (Orbax: one pytree, sharded), the run's
+`config.json`, the data's `manifest.json`, `tokenizer.model`, `info.json` (step, layout version)
+and `checksums.json` over all of them. A save is written to `saving-00000500` by Orbax and a
+thread while training goes on, summed up there, and renamed: a directory with a number for its
+name is whole. Older ones go only after that. `best.json` names the step with the lowest
+validation loss.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from llm_jax.configuration import ConfigError
+
+LAYOUT_VERSION = 1
+_SAVING = "saving-"
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint could not be written, or what is there cannot be trusted."""
+
+
+class Checkpoints:
+    """The checkpoints of one work directory.
+
+    Args:
+      workdir: the run's directory, shared by all processes.
+      keep_last: how many of the newest checkpoints stay besides the best.
+      files: small files that go beside the state, by name.
+    """
+
+    def __init__(self, workdir: str, keep_last: int = 1, files: Mapping[str, bytes] | None = None):
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        self._keep_last = keep_last
+        self._files = dict(files or {})
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._saving_step = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the whole checkpoints, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+
+    def newest(self, fallback: bool = False) -> int | None:
+        """Returns the newest step, its files checked, or None where nothing was saved yet.
+
+        Args:
+          fallback: set a damaged checkpoint aside (as `damaged-STEP`) and take the one before.
+
+        Raises:
+          CheckpointError: the newest checkpoint is damaged; the message names the file.
+        """
+        for step in reversed(self.steps()):
+            try:
+                self.verify(step)
+                return step
+            except CheckpointError:
+                if not fallback or step == self.steps()[0]:
+                    raise
+                path = self.directory / f"{step:08d}"
+                os.replace(path, path.with_name(f"damaged-{step:08d}"))
+        return None
+
+    def best(self) -> dict | None:
+        """Returns `{"step", "loss"}` of the best checkpoint, or None."""
+        path = self.directory / "best.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def save(self, step: int, state: Any) -> None:
+        """Begins to save `state` as `step`; returns once the state may be donated.
+
+        Raises:
+          CheckpointError: this or the previous save failed; what was whole before still is.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        target = self.directory / f"{_SAVING}{step:08d}"
+        self._saving_step = step
+        try:
+            if jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                for left in self.directory.glob(f"{_SAVING}*"):
+                    shutil.rmtree(left)
+                target.mkdir()
+            self._orbax.save(target / "state", args=ocp.args.PyTreeSave(state))
+        except Exception as error:
+            raise self._failed(error) from error
+        self._thread = threading.Thread(target=self._finish, args=(step, target), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when no save is under way; `CheckpointError` if the last one failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise self._failed(failure) from failure
+
+    def mark_best(self, step: int, loss: float) -> bool:
+        """Marks `step` as best if its validation loss is the lowest so far; says whether."""
+        best = self.best()
+        if best is not None and best["loss"] <= loss:
+            return False
+        if jax.process_index() == 0:
+            _write(self.directory / "best.json", json.dumps({"step": step, "loss": loss}))
+        return True
+
+    def verify(self, step: int) -> None:
+        """Raises `CheckpointError` naming the first file of `step` that is missing or changed."""
+        path = self.directory / f"{step:08d}"
+        sums = path / "checksums.json"
+        if not sums.exists():
+            raise self._broken(step, "checksums.json is missing")
+        for name, expected in json.loads(sums.read_text()).items():
+            file = path / name
+            if not file.exists():
+                raise self._broken(step, f"{name} is missing")
+            if _sha256(file) != expected:
+                raise self._broken(step, f"{name} is not what was saved (its SHA-256 differs)")
+        layout = json.loads((path / "info.json").read_text())["layout_version"]
+        if layout != LAYOUT_VERSION:
+            raise self._broken(step, f"its layout version is {layout}, this is {LAYOUT_VERSION}")
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """Returns the state of `step` in the shapes, dtypes and shardings of `abstract`.
+
+        `abstract` may be a part of what was saved, such as `{"params": ...}`. `verify` first.
+        """
+        return self._orbax.restore(
+            self.directory / f"{step:08d}" / "state",
+            args=ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=isinstance(abstract, dict),
+            ),
+        )
+
+    def close(self) -> None:
+        """Waits for a save under way and releases Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
+
+    def _finish(self, step: int, target: Path) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() != 0:
+                return
+            info = {"step": step, "layout_version": LAYOUT_VERSION}
+            for name, content in (self._files | {"info.json": json.dumps(info).encode()}).items():
+                (target / name).write_bytes(content)
+            names = sorted(p.relative_to(target) for p in target.rglob("*") if p.is_file())
+            sums = {str(name): _sha256(target / name, sync=True) for name in names}
+            _write(target / "checksums.json", json.dumps(sums, indent=1))
+            os.replace(target, self.directory / f"{step:08d}")
+            self._prune()
+        except BaseException as error:
+            self._failure = error
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        keep = set(steps[-self._keep_last :])
+        best = self.best()
+        if best is not None:
+            keep.add(best["step"])
+        for step in set(steps) - keep:
+            doomed = self.directory / f"{_SAVING}{step:08d}"
+            os.replace(self.directory / f"{step:08d}", doomed)
+            shutil.rmtree(doomed)
+
+    def _failed(self, error: BaseException) -> CheckpointError:
+        for left in self.directory.glob(f"{_SAVING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        steps = self.steps()
+        last = f"step {steps[-1]} is whole and stays" if steps else "none was saved before"
+        reason = " ".join(str(error).split())
+        return CheckpointError(
+            f"saving step {self._saving_step} in {self.directory} failed ({reason[:200]}); {last}: "
+            "make room there and run the same command again"
+        )
+
+    def _broken(self, step: int, what: str) -> CheckpointError:
+        before = [s for s in self.steps() if s < step]
+        mend = (
+            f"bring the file back, or pass --fallback to continue from step {before[-1]}"
+            if before
+            else "bring the file back, or start in another work directory"
+        )
+        return CheckpointError(f"checkpoint {self.directory / f'{step:08d}'}: {what}; {mend}")
+
+
+def _sha256(path: Path, sync: bool = False) -> str:
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes `text` to `path`, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,35 @@
+"""What the machine can do, measured: the matmul peak that MFU is a share of, and memory."""
+
+import resource
+import time
+
+import jax
+import jax.numpy as jnp
+
+
+def matmul_peak(dtype: jnp.dtype, devices: int = 1, repeats: int = 4) -> float:
+    """Returns the measured matmul rate in FLOP/s of `devices` devices like the first one.
+
+    It is the best of `repeats` square matmuls of `dtype`: 2048 wide on a CPU, 8192 elsewhere.
+    The emulated devices of a CPU share its cores, so there the rate is one machine's.
+    """
+    device = jax.local_devices()[0]
+    on_cpu = device.platform == "cpu"
+    size = 2048 if on_cpu else 8192
+    a = jax.device_put(jax.random.normal(jax.random.key(0), (size, size), dtype), device)
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, a).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best * (jax.process_count() if on_cpu else devices)
+
+
+def peak_bytes() -> int:
+    """Returns the most memory used so far: of device 0, or of this process on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,121 @@
+"""What a run shows while it trains: header, progress, metrics, and its stop when numbers fail."""
+
+import contextlib
+import sys
+import time
+
+from llm_jax.configuration import ConfigError
+from llm_jax.models import Model
+from llm_jax.training.hardware import peak_bytes
+from llm_jax.training.metrics import MetricsWriter
+from llm_jax.training.progress import Progress, duration
+from llm_jax.training.report import write_report
+from llm_jax.training.run import RunConfig
+
+COLUMNS = (
+    "step", "split", "loss", "perplexity", "bits_per_byte", "learning_rate", "gradient_norm",
+    "tokens_per_second", "mfu", "skipped", "elapsed",
+)  # fmt: skip
+
+
+class Monitor:
+    """Watches one run.
+
+    Args:
+      workdir: where `metrics.csv`, TensorBoard events and the report go.
+      run: the run's configuration.
+      model: its model.
+      peak: measured matmul rate of all devices in FLOP/s.
+      first: steps taken before, 0 for a new run.
+      header: of `report.header`; printed at once.
+    """
+
+    def __init__(self, workdir: str, run: RunConfig, model: Model, peak: float, first: int, header):
+        self._workdir, self._run, self._header = workdir, run, header
+        self._flops_per_token = model.flops_per_token(run.data.sequence_length).total
+        self._tokens_per_step = run.batch_size * run.data.sequence_length
+        self._peak = peak
+        self._writer = MetricsWriter(workdir, COLUMNS, first)
+        self._progress = Progress(run.steps)
+        for name, value in header.items():
+            self._progress.say(f"{name + ':':<14} {value}")
+        if first:
+            self._progress.say(f"resuming {workdir} at step {first}")
+        self._began = self._mark = time.perf_counter()
+        self._marked_step = self._first = first
+        self._aside = 0.0
+        self._rates = []
+
+    def elapsed(self) -> float:
+        """Returns the seconds trained so far, earlier parts of the run included."""
+        return self._writer.elapsed + time.perf_counter() - self._began
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes the numbers of `step`; writes and shows those of every `log.every`-th.
+
+        Raises:
+          ConfigError: too many steps in a row had no finite gradient.
+        """
+        if metrics["skipped_in_a_row"] >= self._run.max_skipped_steps:
+            raise ConfigError(
+                f"stopped at step {step}: {self._run.max_skipped_steps} steps in a row had a loss "
+                "or gradient that is not finite; lower optim.learning_rate, set optim.clip_norm or "
+                "use precision bf16 or fp32 (in another --workdir)"
+            )
+        if step % self._run.log.every and step != self._run.steps:
+            return
+        now = time.perf_counter()
+        seconds = max(now - self._mark - self._aside, 1e-9)
+        rate = (step - self._marked_step) * self._tokens_per_step / seconds
+        self._mark, self._marked_step, self._aside = now, step, 0.0
+        self._rates.append(rate)
+        values = {
+            **metrics,
+            "tokens_per_second": rate,
+            "mfu": rate * self._flops_per_token / self._peak,
+            "elapsed": self.elapsed(),
+        }
+        self._writer.write(step, "train", values)
+        left = (self._run.steps - step) * (now - self._began) / max(step - self._first, 1)
+        self._progress.show(step, values, values["elapsed"], left)
+
+    def evaluated(self, step: int, scores: dict[str, float]) -> None:
+        """Takes the validation scores at `step`."""
+        self._writer.write(step, "validation", scores | {"elapsed": self.elapsed()})
+        self._progress.say(
+            f"step {step}  validation loss {scores['loss']:.4f}  "
+            f"perplexity {scores['perplexity']:.2f}  bits/byte {scores['bits_per_byte']:.4f}"
+        )
+
+    @contextlib.contextmanager
+    def aside(self):
+        """Keeps the time spent inside out of tokens per second."""
+        start = time.perf_counter()
+        yield
+        self._aside += time.perf_counter() - start
+
+    def interrupted(self, step: int, signal: str | None) -> dict:
+        """Says how to go on; returns the result of a run that stopped before its end."""
+        self._writer.close()
+        arguments = " ".join(sys.argv[1:])
+        self._progress.say(
+            f"{signal}: saved step {step}; go on with: python -m experiments.pretrain {arguments}"
+        )
+        return {"finished": False, "step": step, "workdir": self._workdir}
+
+    def finished(self, result: dict, samples: list[tuple[str, str]]) -> dict:
+        """Writes the report; returns `result` with the run's speed and memory."""
+        rate = sorted(self._rates)[len(self._rates) // 2] if self._rates else 0.0
+        result = result | {
+            "tokens_per_second": rate,
+            "mfu": rate * self._flops_per_token / self._peak,
+            "peak_bytes": peak_bytes(),
+            "workdir": self._workdir,
+        }
+        self._writer.close()
+        write_report(self._workdir, self._header, result, samples)
+        self._progress.say(
+            f"finished step {result['step']} in {duration(self.elapsed())}; "
+            f"report: {self._workdir}/report.md"
+        )
+        return result

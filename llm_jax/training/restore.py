@@ -1,0 +1,95 @@
+"""From a work directory back to a model: `load_model` for use, `load_params` to start from."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from llm_jax import models
+from llm_jax.configuration import to_dict
+from llm_jax.training.checkpoint import CheckpointError, Checkpoints
+from llm_jax.training.precision import policy
+from llm_jax.training.run import RunConfig, parse_run
+
+
+def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
+    """Returns the files that go beside the weights: configuration, data manifest, tokenizer."""
+    names = ("manifest.json", "tokenizer.model")
+    files = {name: Path(data_directory, name).read_bytes() for name in names}
+    return files | {"config.json": json.dumps(to_dict(run), indent=2).encode()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A trained model out of a work directory.
+
+    Attributes:
+      run: the configuration it was trained with.
+      model: its pure functions.
+      params: fp32 parameters.
+      tokenizer_path: the sentencepiece model beside them.
+      step: training steps taken.
+    """
+
+    run: RunConfig
+    model: models.Model
+    params: Any
+    tokenizer_path: str
+    step: int
+
+
+def load_model(workdir: str, step: int | str | None = None) -> Restored:
+    """Returns the model of `workdir` at `step` (an int, "best", or None or "last": the newest).
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or a file of it is missing or changed.
+    """
+    checkpoints, step = _find(workdir, step)
+    path = checkpoints.directory / f"{step:08d}"
+    run = parse_run(json.loads((path / "config.json").read_text()))
+    numbers = policy(run.precision)
+    numbers.activate()
+    model = models.build(run.model, run.execution, numbers.dtype)
+    params = checkpoints.restore(step, {"params": model.abstract_params})["params"]
+    checkpoints.close()
+    return Restored(run, model, params, str(path / "tokenizer.model"), step)
+
+
+def load_params(workdir: str, config: Any, abstract: Any) -> Any:
+    """Returns the newest parameters of `workdir` in the shapes and shardings of `abstract`.
+
+    Raises:
+      CheckpointError: there are none, or they are of a model other than `config`.
+    """
+    checkpoints, step = _find(workdir, None)
+    path = checkpoints.directory / f"{step:08d}"
+    stored = json.loads((path / "config.json").read_text())["model"]
+    wanted = to_dict(config)
+    differing = [f"{key} ({stored.get(key)!r} there, {wanted[key]!r} here)" for key in wanted
+                 if stored.get(key) != wanted[key]]  # fmt: skip
+    if differing:
+        raise CheckpointError(
+            f"init_from={workdir} holds another model: {', '.join(differing)}; set model.* alike"
+        )
+    params = checkpoints.restore(step, {"params": abstract})["params"]
+    checkpoints.close()
+    return params
+
+
+def _find(workdir: str, step: int | str | None) -> tuple[Checkpoints, int]:
+    """Returns the checkpoints of `workdir` and the step that `step` means, its files checked."""
+    checkpoints = Checkpoints(workdir)
+    steps, best = checkpoints.steps(), checkpoints.best()
+    if not steps:
+        raise CheckpointError(
+            f"{workdir} holds no checkpoint: train one with python -m experiments.pretrain "
+            f"--config=configs/gpt_quickstart.py --workdir={workdir}"
+        )
+    if step == "best" and best:
+        step = best["step"]
+    elif step in (None, "last", "best"):
+        step = steps[-1]
+    if step not in steps:
+        raise CheckpointError(f"{workdir} holds no checkpoint of step {step}: it has {steps}")
+    checkpoints.verify(step)
+    return checkpoints, step

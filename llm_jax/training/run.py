@@ -1,0 +1,201 @@
+"""What a run is: its configuration, checked before anything is loaded."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+
+import ml_collections
+
+from llm_jax import models
+from llm_jax.configuration import ConfigError, flatten, parse, to_dict
+from llm_jax.data import DataConfig
+from llm_jax.losses.language_model import LossConfig
+from llm_jax.models import Execution
+from llm_jax.optim import OptimConfig
+from llm_jax.parallel.mesh import MeshConfig
+from llm_jax.training.precision import policy
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state is saved and what is kept.
+
+    Attributes:
+      every: steps between saves; the last step is always saved.
+      keep_last: how many of the newest checkpoints stay; the best one stays besides.
+    """
+
+    every: int = 500
+    keep_last: int = 2
+
+    def __post_init__(self):
+        _at_least(1, checkpoint=self)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What a run writes while it trains.
+
+    Attributes:
+      every: steps between lines in `metrics.csv`, TensorBoard and the log.
+    """
+
+    every: int = 10
+
+    def __post_init__(self):
+        _at_least(1, log=self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation on the held-out split during training.
+
+    Attributes:
+      every: steps between evaluations; 0 evaluates at the end only.
+      rows: rows of the split used while training (0: all); the last evaluation takes all.
+      batch_size: rows per evaluation batch.
+    """
+
+    every: int = 500
+    rows: int = 256
+    batch_size: int = 16
+
+    def __post_init__(self):
+        _at_least(0, evaluation=self)
+        if self.batch_size < 1:
+            raise ConfigError("evaluation.batch_size is 0: give 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Samples drawn at the end of training, for the report.
+
+    Attributes:
+      prompts: texts to continue; none draws no samples.
+      num_samples: continuations of each prompt.
+      max_new_tokens: tokens of each continuation.
+      temperature: of the softmax.
+      top_p: nucleus mass.
+      python: whether samples are Python functions, whose share that parses is reported.
+    """
+
+    prompts: tuple = ()
+    num_samples: int = 2
+    max_new_tokens: int = 128
+    temperature: float = 0.8
+    top_p: float = 0.95
+    python: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole training run.
+
+    Attributes:
+      seed: of initialization, data order and dropout.
+      steps: optimizer steps of the whole run.
+      batch_size: rows per step, over all devices and microbatches.
+      accumulation: microbatches a step is taken in; it divides `batch_size`.
+      init_from: a work directory whose newest parameters to start from; empty starts anew.
+      precision: fp32, bf16 or fp16.
+      max_skipped_steps: the run stops after this many steps in a row without finite gradients.
+      model: the family's own `Config`; `model.family` names it.
+    """
+
+    model: typing.Any
+    seed: int = 0
+    steps: int = 1000
+    batch_size: int = 16
+    accumulation: int = 1
+    init_from: str = ""
+    precision: str = "fp32"
+    max_skipped_steps: int = 20
+    execution: Execution = Execution()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulation", "max_skipped_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"config.{name} is {getattr(self, name)}: give 1 or more")
+        policy(self.precision)
+        if self.batch_size % self.accumulation:
+            raise ConfigError(
+                f"batch_size {self.batch_size} is no multiple of accumulation "
+                f"{self.accumulation}: choose one that is"
+            )
+        length, positions = self.data.sequence_length, self.model.max_positions
+        if length > positions:
+            raise ConfigError(
+                f"data.sequence_length {length} is longer than the model's {positions} positions: "
+                "shorten it or raise model.max_positions"
+            )
+
+
+def parse_run(mapping: Mapping) -> RunConfig:
+    """Returns the checked `RunConfig` of what the user wrote; `ConfigError` says what is wrong."""
+    mapping = dict(mapping.items())
+    if "model" not in mapping:
+        raise ConfigError("config.model is missing: give at least config.model.family")
+    return parse(RunConfig, mapping | {"model": models.parse_config(mapping["model"])})
+
+
+def default_config(family: str) -> ml_collections.ConfigDict:
+    """Returns every key with its default, as a ConfigDict for a file in `configs/` to change."""
+
+    def defaults(cls) -> dict:
+        hints = typing.get_type_hints(cls)
+        return {
+            field.name: _default(field, hints[field.name])
+            for field in dataclasses.fields(cls)
+            if field.name != "model"
+        }
+
+    def _default(field, hint):
+        if dataclasses.is_dataclass(hint):
+            return defaults(hint)
+        value = field.default
+        if value is dataclasses.MISSING:
+            value = field.default_factory()
+        if value is None:
+            kind = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+            return ml_collections.config_dict.placeholder(kind)
+        return value
+
+    model = defaults(models.FAMILIES[family].Config) | {"family": family}
+    return ml_collections.ConfigDict(defaults(RunConfig) | {"model": model})
+
+
+# A run may go on with these changed; anything else would make it another run.
+_MAY_CHANGE = ("mesh.", "log.")
+
+
+def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
+    """Raises `ConfigError` listing the keys in which `config` differs from the `stored` run's."""
+    old, new = flatten(stored), flatten(to_dict(config))
+    differing = [
+        f"{key} ({old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now)"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not key.startswith(_MAY_CHANGE)
+        and not (key == "steps" and new[key] > old[key])
+    ]
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run with another configuration: {'; '.join(differing)}. Give the "
+            "same values (mesh.*, log.* and larger steps may change) or another --workdir"
+        )
+
+
+def _at_least(minimum: int, **sections) -> None:
+    for name, section in sections.items():
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if value < minimum:
+                raise ConfigError(f"{name}.{field.name} is {value}: give {minimum} or more")
