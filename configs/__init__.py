@@ -1,1 +1,1 @@
-"""Configurations: each file offers `get_config(variant='')` for `--config=configs/FILE.py[:variant]`."""
+"""Configurations: each file offers `get_config(variant="")`, for `--config=configs/FILE.py`."""

@@ -99,6 +99,8 @@ def _convert(hint, value, path: str):
         return tuple(_plain(item) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is typing.Any:
+        return value
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise ConfigError(

@@ -12,10 +12,10 @@ def duration(seconds: float) -> str:
 
 def count(number: float) -> str:
     """Returns `number` in thousands, millions, ... with three digits, such as 12.3M."""
-    for suffix in ("", "k", "M", "G", "T", "P"):
-        if abs(number) < 1000 or suffix == "P":
-            return f"{number:.3g}{suffix}"
-        number /= 1000
+    suffixes = ["", "k", "M", "G", "T", "P"]
+    while abs(number) >= 999.5 and len(suffixes) > 1:
+        number, suffixes = number / 1000, suffixes[1:]
+    return f"{number:.3g}{suffixes[0]}"
 
 
 class Progress:

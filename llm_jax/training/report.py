@@ -7,6 +7,7 @@ import jax
 import matplotlib
 from jax.sharding import Mesh
 
+from llm_jax.data import Manifest
 from llm_jax.models import Model
 from llm_jax.parallel.mesh import describe
 from llm_jax.training.metrics import read_metrics
@@ -17,14 +18,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def header(run: RunConfig, model: Model, mesh: Mesh, data: str, peak: float) -> dict[str, str]:
+def header(
+    run: RunConfig, model: Model, mesh: Mesh, manifest: Manifest, peak: float
+) -> dict[str, str]:
     """Returns what a reader should know of a run before it starts, by name.
 
     Args:
       run: its configuration.
       model: its model.
       mesh: its devices.
-      data: one line about the data.
+      manifest: of its data.
       peak: measured matmul rate of the mesh in FLOP/s.
     """
     device = jax.devices()[0]
@@ -40,7 +43,12 @@ def header(run: RunConfig, model: Model, mesh: Mesh, data: str, peak: float) -> 
         "precision": f"{run.precision}; matmul peak measured {count(peak)}FLOP/s, for MFU",
         "kernels": ", ".join(f"{name}: {chosen}" for name, chosen in kernels.items()),
         "optimizer": f"{run.optim.name}, {run.optim.schedule}",
-        "data": data,
+        "data": (
+            f"{manifest.source}: {manifest.documents['train']} documents, "
+            f"{count(manifest.bytes['train'])}B, {count(manifest.tokens['train'])} tokens of "
+            f"{manifest.vocab_size} pieces; held out {manifest.documents['validation']} documents, "
+            f"{count(manifest.bytes['validation'])}B; sha256 {manifest.tokens_sha256['train'][:12]}"
+        ),
     }
 
 

@@ -16,6 +16,14 @@ from llm_jax.parallel.mesh import MeshConfig
 from llm_jax.training.precision import policy
 
 
+def _at_least(minimum: int, **sections) -> None:
+    for name, section in sections.items():
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if value < minimum:
+                raise ConfigError(f"{name}.{field.name} is {value}: give {minimum} or more")
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """When the state is saved and what is kept.
@@ -191,11 +199,3 @@ def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
             f"{workdir} holds a run with another configuration: {'; '.join(differing)}. Give the "
             "same values (mesh.*, log.* and larger steps may change) or another --workdir"
         )
-
-
-def _at_least(minimum: int, **sections) -> None:
-    for name, section in sections.items():
-        for field in dataclasses.fields(section):
-            value = getattr(section, field.name)
-            if value < minimum:
-                raise ConfigError(f"{name}.{field.name} is {value}: give {minimum} or more")

@@ -1,0 +1,49 @@
+"""A small GPT on Python's own standard library: the project's quickstart.
+
+Command:   python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/a
+Hardware:  two CPU cores
+Time:      TODO
+Result:    TODO
+
+Variant `tiny` trains in seconds: --config=configs/gpt_quickstart.py:tiny
+"""
+
+from llm_jax.training.run import default_config
+
+
+def get_config(variant: str = ""):
+    """Returns the configuration; `variant` is "" or "tiny"."""
+    config = default_config("gpt2")
+    config.steps = 1000
+    config.batch_size = 16
+
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.hidden_size = 256
+    config.model.vocab_size = 4096
+    config.model.max_positions = 1024
+    config.model.positions = "rotary"
+    config.data.source = "stdlib"
+    config.data.sequence_length = 256
+
+    config.optim.learning_rate = 2e-3
+    config.optim.warmup_steps = 50
+    config.sampling.prompts = ("def ",)
+    config.sampling.num_samples = 20
+    config.sampling.python = True
+
+    if variant == "tiny":
+        config.steps = 30
+        config.batch_size = 8
+        config.model.num_layers = 2
+        config.model.num_heads = 2
+        config.model.hidden_size = 32
+        config.model.vocab_size = 512
+        config.data.sequence_length = 64
+        config.optim.warmup_steps = 5
+        config.evaluation.rows = 16
+        config.sampling.num_samples = 2
+        config.sampling.max_new_tokens = 16
+    elif variant:
+        raise ValueError(f"variant {variant!r} is unknown: give none or 'tiny'")
+    return config

@@ -1,0 +1,1 @@
+"""How good a model is: perplexity over a split, and what its samples are worth."""

@@ -1,0 +1,127 @@
+"""One device, or any mesh: the same losses and the same first gradients."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax import optim
+from llm_jax.losses.language_model import next_token_loss
+from llm_jax.parallel.mesh import MeshConfig, make_mesh
+from llm_jax.parallel.sharding import batch_sharding
+from llm_jax.testing import random_batch, relative_error, tiny_model
+from llm_jax.training import loop, state
+from llm_jax.training.precision import policy
+from llm_jax.training.step import make_train_step
+
+STEPS = 20
+OPTIM = optim.OptimConfig(name="adamw", learning_rate=1e-2, warmup_steps=5, clip_norm=1.0)
+
+
+def train(mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS, **model_changes):
+    """Returns the losses, the gradient's norm at step 1, the update and the final state."""
+    model = tiny_model(dropout_rate=0.1, **model_changes)
+    mesh = make_mesh(mesh_config)
+    axes, shapes = model.logical_axes, model.abstract_params
+    optimizer = optim.build(optim_config, shapes, STEPS, axes)
+    init = functools.partial(state.new_state, model.init, optimizer, policy("fp32"))
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
+    now = state.create(init, jax.random.key(0), shardings, mesh)
+
+    def loss(params, batch, key):
+        return next_token_loss(model, params, batch, dropout_key=key)
+
+    train_step = jax.jit(
+        make_train_step(
+            loss,
+            optimizer,
+            optim.schedule(optim_config, STEPS),
+            seed=0,
+            policy=policy("fp32"),
+            accumulation=accumulation,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    numbers = []
+    batches = (random_batch(number % 3, batch=16, length=16) for number in range(steps))
+    with jax.set_mesh(mesh):
+        now, _ = loop.fit(
+            train_step,
+            now,
+            loop.place_ahead(batches, batch_sharding(mesh)),
+            first=0,
+            steps=steps,
+            on_metrics=lambda step, metrics: numbers.append(metrics),
+        )
+    assert train_step._cache_size() == 1
+    return [n["loss"] for n in numbers], numbers[0]["gradient_norm"], now, shardings
+
+
+@functools.cache
+def alone():
+    losses, norm, now, _ = train(MeshConfig(data=1))
+    return losses, norm, jax.device_get(now.params)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"data": 8},
+        {"fsdp": 8, "data": 1},
+        {"tensor": 2, "data": 4},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
+    ids=lambda axes: ",".join(f"{name}={size}" for name, size in axes.items()),
+)
+def test_twenty_steps_with_dropout_equal_one_device(axes):
+    losses, norm, _ = alone()
+    got, got_norm, now, shardings = train(MeshConfig(**axes))
+    assert len(got) == STEPS
+    assert got[-1] < got[0] - 0.1
+    np.testing.assert_allclose(got, losses, rtol=1e-5)
+    assert abs(got_norm - norm) < 1e-5 * norm
+    for leaf, sharding in zip(jax.tree.leaves(now), jax.tree.leaves(shardings)):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+def test_the_first_gradient_equals_one_device_on_every_parameter():
+    sgd = optim.OptimConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0,
+                            clip_norm=0.0, schedule="constant")  # fmt: skip
+    expected = jax.device_get(train(MeshConfig(data=1), sgd, steps=1)[2].params)
+    for axes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+        got = jax.device_get(train(MeshConfig(**axes), sgd, steps=1)[2].params)
+        start = tiny_model().init(jax.random.key(0))
+        gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, expected)
+        other = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, got)
+        assert relative_error(other, gradient) < 1e-5
+
+
+def test_parameters_and_moments_are_really_sharded():
+    _, _, now, _ = train(MeshConfig(data=1, fsdp=4, tensor=2), steps=1)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(now))
+    on_first = sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(now)
+        for shard in leaf.addressable_shards
+        if shard.device == jax.devices()[0]
+    )
+    assert on_first < whole / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_every_optimizer_trains_on_a_mesh_as_on_one_device(name):
+    config = optim.OptimConfig(name=name, learning_rate=1e-3, warmup_steps=2)
+    expected = train(MeshConfig(data=1), config, steps=5)[0]
+    got = train(MeshConfig(data=2, fsdp=2, tensor=2), config, steps=5)[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_accumulation_on_a_mesh_equals_one_device():
+    losses, _, _ = alone()
+    got = train(MeshConfig(data=2, fsdp=2, tensor=2), accumulation=2)[0]
+    np.testing.assert_allclose(got, losses, rtol=1e-5)
