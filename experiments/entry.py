@@ -1,6 +1,7 @@
 """What every experiment's start and end share: flags, one-line errors, one JSON line of results."""
 
 import json
+import runpy
 import sys
 from collections.abc import Callable
 
@@ -8,7 +9,8 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from llm_jax.configuration import ConfigError
+from llm_jax.configuration import ConfigError, nearest
+from llm_jax.training.run import RunConfig, parse_run
 
 _EMULATED = flags.DEFINE_integer(
     "emulated_devices",
@@ -33,6 +35,18 @@ def required(flag: flags.FlagHolder):
     if flag.value is None:
         raise ConfigError(f"--{flag.name} is missing: give it, or see --help")
     return flag.value
+
+
+def run_config(flag: flags.FlagHolder) -> RunConfig:
+    """Returns the checked configuration of `--config` with its overrides."""
+    config = required(flag)
+    try:
+        return parse_run(config)
+    except OSError as error:
+        name = config_flags.get_config_filename(flags.FLAGS[flag.name])
+        raise ConfigError(
+            f"--config={name} is no file: see configs/ for those there are"
+        ) from error
 
 
 def launch(main: Callable[[], dict]) -> None:
@@ -65,9 +79,28 @@ def _parse_flags() -> None:
     """Parses sys.argv; what absl or ml_collections refuses becomes a ConfigError in one line."""
     app.define_help_flags()
     try:
-        rest = flags.FLAGS(sys.argv, known_only=False)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = " ".join(str(error).replace("FATAL Flags parsing error:", "").split())
-        raise ConfigError(f"{text.strip(chr(34))} (--help lists the flags)") from error
+        rest = flags.FLAGS(sys.argv)
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(_unknown_key() or f"{error} (--help lists the flags)") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        last_line = str(error).strip().splitlines()[-1]
+        raise ConfigError(f"{last_line} (--help lists the flags)") from error
     if len(rest) > 1:
         raise ConfigError(f"{' '.join(rest[1:])!r} is no flag: write --name=value")
+
+
+def _unknown_key() -> str | None:
+    """Returns what to say of the first `--config.KEY` in sys.argv that the configuration lacks."""
+    file = next(a.partition("=")[2] for a in sys.argv if a.startswith("--config="))
+    path, _, variant = file.partition(":")
+    config = runpy.run_path(path)["get_config"](variant)
+    for argument in sys.argv[1:]:
+        if not argument.startswith("--config."):
+            continue
+        key, node = argument.removeprefix("--config.").partition("=")[0], config
+        for part in key.split("."):
+            known = list(node.keys()) if hasattr(node, "keys") else []
+            if part not in known:
+                return f"--config.{key} is no known key: {nearest(part, known)}"
+            node = node.get(part)
+    return None

@@ -22,17 +22,16 @@ import functools
 
 import jax
 from absl import flags
-from llm_jax.evaluation.perplexity import evaluate
 
 from experiments import entry
 from llm_jax import data, models, optim
+from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.evaluation.samples import draw_samples
 from llm_jax.losses.language_model import next_token_loss
 from llm_jax.parallel import mesh as meshes
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.training import checkpoint, hardware, loop, monitor, report, restore, state, step
 from llm_jax.training.precision import policy
-from llm_jax.training.run import parse_run
 from llm_jax.training.workdir import (
     claim_workdir,
     data_directory,
@@ -53,7 +52,7 @@ PROFILE = flags.DEFINE_string(
 
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
-    run, workdir = parse_run(entry.required(CONFIG)), entry.required(WORKDIR)
+    run, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
     numbers = policy(run.precision)
     numbers.activate()
     mesh = meshes.make_mesh(run.mesh)
@@ -150,9 +149,9 @@ def main() -> dict:
             checkpoints.close()
             return watch.interrupted(taken, interruption.signal)
         scores = score(taken, now, limit=None)
-        samples, drawn = draw_samples(
-            model, now.params, f"{data_directory(workdir)}/tokenizer.model", run.sampling, run.seed
-        )
+    samples, drawn = draw_samples(
+        model, now.params, f"{data_directory(workdir)}/tokenizer.model", run.sampling, run.seed
+    )
     checkpoints.close()
     result = {"finished": True, "step": taken, "training_seconds": seconds} | scores | drawn
     return watch.finished(result, samples)

@@ -4,6 +4,8 @@ import ast
 import re
 
 from llm_jax.data import load_tokenizer
+from llm_jax.generation.engine import Engine
+from llm_jax.generation.samplers import SamplingOptions
 from llm_jax.training.run import SamplingConfig
 
 
@@ -23,7 +25,20 @@ def draw_samples(model, params, tokenizer_path: str, config: SamplingConfig, see
     """
     if not config.prompts:
         return [], {}
-    raise NotImplementedError
+    tokenizer = load_tokenizer(tokenizer_path)
+    prompts = [prompt for prompt in config.prompts for _ in range(config.num_samples)]
+    options = SamplingOptions(
+        temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
+    )
+    results = Engine(model, params, tokenizer).generate(
+        [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts], options, seed=seed
+    )
+    pairs = [(prompt, result.text) for prompt, result in zip(prompts, results)]
+    if not config.python:
+        return pairs, {}
+    pairs = [(prompt, first_function(prompt + text)[len(prompt) :]) for prompt, text in pairs]
+    share = sum(parses(prompt + text) for prompt, text in pairs) / len(pairs)
+    return pairs, {"parsed_share": share}
 
 
 def first_function(text: str) -> str:
