@@ -1,0 +1,85 @@
+"""Documents on disk: a TFDS builder that writes a source's text to array_record files.
+
+TensorFlow is never imported: the builder is made with `file_format="array_record"` and read back
+with `as_data_source`. Only `prepare` imports this file, because TFDS takes most of a second.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from llm_jax.data.sources import SPLITS, Source
+
+# A long document is stored in parts of at most this many characters, so that neither a record nor
+# the tokenizer's work on one grows with the user's file.
+PART_CHARACTERS = 1 << 20
+
+
+class TextDocuments(tfds.core.GeneratorBasedBuilder):
+    """The documents of one `Source`, in its order, in the splits train and validation."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Documents stored in parts."}
+    # Nothing is downloaded; looking for a checksum file would import importlib_resources.
+    url_infos = {}
+
+    def __init__(self, *, source: Source, **kwargs):
+        self._source = source
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="UTF-8 documents; `part` counts the parts of one document from 0.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "name": tfds.features.Text(),
+                    "part": tfds.features.Scalar(dtype=np.int64),
+                    "text": tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        del dl_manager
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+        key = 0
+        for document in self._source.documents(split):
+            for part, text in enumerate(split_parts(document.text)):
+                name = document.name.encode("utf-8", "surrogateescape")
+                yield key, {"name": name, "part": part, "text": text.encode("utf-8")}
+                key += 1
+
+
+def split_parts(text: str) -> list[str]:
+    """Cuts `text` after line ends into parts of at most PART_CHARACTERS (a longer line as well)."""
+    parts, start = [], 0
+    while len(text) - start > PART_CHARACTERS:
+        limit = start + PART_CHARACTERS
+        cut = text.rfind("\n", start, limit) + 1 or limit
+        parts.append(text[start:cut])
+        start = cut
+    return [*parts, text[start:]]
+
+
+def write_documents(source: Source, directory: Path) -> None:
+    """Writes both splits of `source` under `directory`."""
+    tfds.disable_progress_bar()
+    builder = TextDocuments(source=source, data_dir=str(directory), file_format="array_record")
+    # TFDS announces the download that does not happen on stdout.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
+
+
+def read_documents(directory: Path, split: str) -> Iterator[tuple[int, str]]:
+    """Yields (part, text) in order: a document is a part 0 and the parts that follow it."""
+    builder = tfds.builder_from_directory(str(directory / "text_documents" / "1.0.0"))
+    for record in builder.as_data_source(split):
+        yield int(record["part"]), record["text"].decode("utf-8")

@@ -1,0 +1,97 @@
+"""Token rows: documents one after another, cut to equal lengths, kept in array_record files.
+
+The stream of a split is `BOS tokens EOS` for each document in turn. Row `i` holds its tokens
+`i*T .. i*T + T` (T + 1 of them): inputs are the first T, targets the last T, so rows overlap by
+one token and every token is a target exactly once. A record is the row's tokens alone, in the
+smallest unsigned type that holds an id; the last one may be shorter. What else a batch needs
+follows from where BOS stands, and `unpack` works it out for a whole batch at a time.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+_FLUSH_TOKENS = 1 << 22
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Returns the smallest little-endian unsigned type for ids below `vocab_size`."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def pack(pieces: Iterable[np.ndarray], sequence_length: int) -> Iterator[np.ndarray]:
+    """Cuts a token stream, given in pieces of any length, into rows.
+
+    Yields:
+      arrays of `sequence_length + 1` tokens, each beginning with the last token of the one before;
+      the last may be shorter, but has at least two.
+    """
+    pending: list[np.ndarray] = []
+    held = 0
+    for piece in pieces:
+        pending.append(piece)
+        held += len(piece)
+        if held > max(_FLUSH_TOKENS, sequence_length):
+            stream = np.concatenate(pending)
+            count = (len(stream) - 1) // sequence_length
+            for row in range(count):
+                yield stream[row * sequence_length : (row + 1) * sequence_length + 1]
+            pending = [stream[count * sequence_length :]]
+            held = len(pending[0])
+    stream = np.concatenate(pending) if pending else np.zeros(0, np.uint16)
+    for start in range(0, len(stream) - 1, sequence_length):
+        yield stream[start : start + sequence_length + 1]
+
+
+def write_rows(path: Path, rows: Iterable[np.ndarray], dtype: np.dtype) -> int:
+    """Writes each row as one record and returns their number."""
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    count = 0
+    for row in rows:
+        writer.write(row.astype(dtype).tobytes())
+        count += 1
+    writer.close()
+    return count
+
+
+def unpack(
+    rows: np.ndarray, lengths: np.ndarray, *, bos_id: int, cross_document_attention: bool
+) -> dict[str, np.ndarray]:
+    """Turns rows of tokens into a batch.
+
+    Args:
+      rows: [B, T + 1] token ids.
+      lengths: [B] how many of a row's tokens are real (0 or 2 .. T + 1); the rest is padding.
+      bos_id: the token that begins a document.
+      cross_document_attention: leave segment ids out and let positions count along the row.
+
+    Returns:
+      tokens, targets [B, T] int32; weights [B, T] float32, 1 where the target is real and belongs
+      to its input's document (the next document's BOS is not predicted), else 0; segment_ids
+      [B, T] int32, counted from 1 along each row, 0 on padding; positions [B, T] int32, from 0 at
+      each segment's first token in the row. Padding is token 0.
+    """
+    width = rows.shape[1]
+    real = np.arange(width) < lengths[:, None]
+    rows = np.where(real, rows, 0).astype(np.int32)
+    starts = (rows == bos_id) & real
+    batch = {
+        "tokens": rows[:, :-1],
+        "targets": rows[:, 1:],
+        "weights": (real[:, 1:] & ~starts[:, 1:]).astype(np.float32),
+    }
+    index = np.broadcast_to(np.arange(width - 1, dtype=np.int32), batch["tokens"].shape)
+    if cross_document_attention:
+        batch["positions"] = np.array(index)
+        return batch
+    starts = starts[:, :-1].copy()
+    starts[:, 0] = True
+    # The last input of a padded row is real but predicts nothing: it counts as padding.
+    inside = real[:, 1:]
+    batch["segment_ids"] = np.cumsum(starts, axis=1, dtype=np.int32) * inside
+    begin = np.maximum.accumulate(np.where(starts, index, 0), axis=1)
+    batch["positions"] = (index - begin) * inside
+    return batch

@@ -1,0 +1,204 @@
+"""From text to rows of tokens on disk: documents, tokenizer, packed rows, manifest.
+
+A prepared directory holds `documents/` (TFDS, array_record), `tokenizer.model`,
+`tokens-train.array_record`, `tokens-validation.array_record` and `manifest.json`. It appears at
+once and whole: everything is written to `NAME.partial` beside it, which is renamed at the end.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from llm_jax.configuration import ConfigError, to_dict
+from llm_jax.data import packing
+from llm_jax.data.config import DataConfig
+from llm_jax.data.manifest import FILE_NAME, FORMAT, Manifest, again, load_manifest, sha256_of
+from llm_jax.data.manifest import verify as verify_files
+from llm_jax.data.sources import SPLITS, Source, open_source
+from llm_jax.data.tokenizers import Tokenizer, train
+
+TOKENIZER_FILE = "tokenizer.model"
+_ENCODE_PARTS = 64
+
+
+def token_file(split: str) -> str:
+    """Returns the name of the file with the split's rows."""
+    return f"tokens-{split}.array_record"
+
+
+def prepare(config: DataConfig, *, vocab_size: int, directory: str | os.PathLike) -> Manifest:
+    """Makes `directory` hold the data of `config`; what is there and fits is used again.
+
+    In a run of several processes one of them calls this and the others wait for it.
+
+    Args:
+      config: source, row length and tokenizer options.
+      vocab_size: pieces wanted of the tokenizer; short texts may give fewer.
+      directory: where; made if missing, together with its parents.
+
+    Returns:
+      the manifest.
+
+    Raises:
+      ConfigError: no usable text (see `open_source`), a vocabulary too small, a directory that
+        cannot be written, that holds something else or data of another configuration (the
+        differing keys are named), or a file in it that is damaged or missing (named).
+    """
+    directory = Path(directory)
+    source = open_source(config)
+    inputs = _inputs(config, source, vocab_size)
+    if (directory / FILE_NAME).exists():
+        manifest = load_manifest(directory)
+        _refuse_other_inputs(directory, manifest, inputs)
+        verify_files(directory, manifest)
+        return manifest
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(
+            f"{directory} is there but holds no prepared data: name another directory, or "
+            "move it away"
+        )
+    partial = directory.with_name(directory.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        manifest = _write(config, source, inputs, vocab_size, partial)
+        partial.replace(directory)
+    except OSError as error:
+        raise ConfigError(
+            f"{directory} cannot be written ({error.strerror or error}): make room or name a "
+            "directory that is yours"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _inputs(config: DataConfig, source: Source, vocab_size: int) -> dict:
+    inputs = {
+        "source": config.source,
+        "content_sha256": source.content_sha256,
+        "vocab_size": vocab_size,
+        "sequence_length": config.sequence_length,
+        "cross_document_attention": config.cross_document_attention,
+        "tokenizer": to_dict(config.tokenizer),
+    }
+    if config.source == "stdlib":
+        inputs["python"] = platform.python_version()
+    return inputs
+
+
+def _refuse_other_inputs(directory: Path, manifest: Manifest, inputs: dict) -> None:
+    if manifest.format != FORMAT:
+        raise ConfigError(
+            f"{directory} has data of format {manifest.format}, this program writes {FORMAT}: "
+            + again(directory)
+        )
+    differing = [
+        f"{key} (there {manifest.inputs.get(key)!r}, asked for {inputs.get(key)!r})"
+        for key in sorted(manifest.inputs.keys() | inputs.keys())
+        if manifest.inputs.get(key) != inputs.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{directory} holds data prepared from something else, differing in "
+            f"{', '.join(differing)}: use another work directory, or delete this one"
+        )
+
+
+def _write(
+    config: DataConfig, source: Source, inputs: dict, vocab_size: int, directory: Path
+) -> Manifest:
+    from llm_jax.data import documents
+
+    logging.info("data: writing the documents of %d files", len(source.files))
+    documents.write_documents(source, directory / "documents")
+    counts = {"documents": {}, "bytes": {}, "tokens": {}, "rows": {}}
+    for split in SPLITS:
+        sizes = [
+            (part, len(text.encode("utf-8")))
+            for part, text in documents.read_documents(directory / "documents", split)
+        ]
+        counts["documents"][split] = sum(part == 0 for part, _ in sizes)
+        counts["bytes"][split] = sum(size for _, size in sizes)
+
+    logging.info("data: training a tokenizer of %d pieces", vocab_size)
+    every = -(-counts["bytes"]["train"] // config.tokenizer.sample_bytes)
+    texts = (text for _, text in documents.read_documents(directory / "documents", "train"))
+    model = train(texts, vocab_size=vocab_size, config=config.tokenizer, every=every)
+    (directory / TOKENIZER_FILE).write_bytes(model)
+    tokenizer = Tokenizer(model)
+
+    dtype = packing.token_dtype(tokenizer.vocab_size)
+    for split in SPLITS:
+        logging.info("data: tokenizing the %s split", split)
+        parts = documents.read_documents(directory / "documents", split)
+        stream = _Stream(parts, tokenizer, dtype)
+        path = directory / token_file(split)
+        counts["rows"][split] = packing.write_rows(
+            path, packing.pack(stream, config.sequence_length), dtype
+        )
+        counts["tokens"][split] = stream.length - counts["documents"][split]
+
+    files = {
+        path.relative_to(directory).as_posix(): sha256_of(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    manifest = Manifest(
+        format=FORMAT,
+        inputs=inputs,
+        source=config.source,
+        python=platform.python_version(),
+        sequence_length=config.sequence_length,
+        vocab_size=tokenizer.vocab_size,
+        bos_id=tokenizer.bos_id,
+        hold_out="file ends" if source.cut_within_files else "files",
+        tokenizer_sha256=files[TOKENIZER_FILE],
+        tokens_sha256={split: files[token_file(split)] for split in SPLITS},
+        files=files,
+        **counts,
+    )
+    manifest.save(directory)
+    return manifest
+
+
+class _Stream:
+    """The token stream of (part, text) pairs, in pieces; `length` counts what has passed."""
+
+    def __init__(self, parts: Iterator[tuple[int, str]], tokenizer: Tokenizer, dtype: np.dtype):
+        self._parts, self._tokenizer, self._dtype = parts, tokenizer, dtype
+        self.length = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for piece in self._pieces():
+            self.length += len(piece)
+            yield np.asarray(piece, self._dtype)
+
+    def _pieces(self) -> Iterator[list[int]]:
+        bos, eos = [self._tokenizer.bos_id], [self._tokenizer.eos_id]
+        first = True
+        for group in _groups(self._parts):
+            encoded = self._tokenizer.encode_all([text for _, text in group])
+            for (part, _), ids in zip(group, encoded):
+                if part == 0:
+                    yield bos if first else eos + bos
+                    first = False
+                yield ids
+        if not first:
+            yield eos
+
+
+def _groups(parts: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    group = []
+    for item in parts:
+        group.append(item)
+        if len(group) == _ENCODE_PARTS:
+            yield group
+            group = []
+    if group:
+        yield group
