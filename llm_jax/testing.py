@@ -19,7 +19,7 @@ def tiny_config(**changes) -> dict:
     }
 
 
-def tiny_model(execution: models.Execution = models.Execution(), **changes) -> models.Model:  # noqa: B008
+def tiny_model(execution: models.Execution = models.Execution(), **changes) -> models.Model:
     """Returns the model of `tiny_config(**changes)`."""
     return models.build(models.parse_config(tiny_config(**changes)), execution)
 

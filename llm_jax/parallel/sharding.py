@@ -33,6 +33,7 @@ ACTIVATION_RULES: Rules = {
     "head_dim": None,
     "mlp": "tensor",
     "vocab": "tensor",
+    "positions": None,
 }
 
 

@@ -1,0 +1,1 @@
+"""Accelerated functions, each beside its plain `jax.numpy` reference."""

@@ -1,0 +1,176 @@
+"""Attention: named implementations of one function, the plain reference first.
+
+All take `query [B, T, N, H]`, `key` and `value [B, S, K, H]` with `N` a multiple of `K`
+(grouped-query attention: query head `n` reads key-value head `n // (N // K)`) and a `Mask`, and
+return `[B, T, N, H]` in the query's dtype. Scores are scaled by `1 / sqrt(H)`; the softmax is
+computed in float32. A query that may attend to nothing gives finite numbers without meaning.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.configuration import ConfigError
+
+MASKED = -1e30
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Who may attend to whom; every part is optional and all must allow.
+
+    Attributes:
+      query_positions: int32 [B, T] or None: the key slot of each query; it sees the slots up to
+        and with its own. None means `0 .. T-1`.
+      query_segments: int32 [B, T] or None: a query sees only keys of its own segment.
+      key_segments: int32 [B, S]; given if and only if `query_segments` is.
+    """
+
+    query_positions: jax.Array | None = None
+    query_segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
+
+    def allowed(self, queries: slice, keys: int) -> jax.Array:
+        """Returns bool [B or 1, queries, keys]: which keys the queries of a range may see."""
+        if self.query_positions is None:
+            position = jnp.arange(queries.start, queries.stop)[None, :]
+        else:
+            position = self.query_positions[:, queries]
+        allowed = jnp.arange(keys) <= position[:, :, None]
+        if self.query_segments is not None:
+            same = self.query_segments[:, queries, None] == self.key_segments[:, None, :keys]
+            allowed = allowed & same
+        return allowed
+
+
+def plain(query, key, value, mask: Mask, *, drop=None):
+    """The reference: all scores at once. `drop` maps probabilities [B, N, T, S] to dropped ones."""
+    batch, length, heads, head_dim = query.shape
+    groups = key.shape[2]
+    query = query.reshape(batch, length, groups, heads // groups, head_dim)
+    scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32)
+    allowed = mask.allowed(slice(0, length), key.shape[1])[:, None, None]
+    scores = jnp.where(allowed, scores / math.sqrt(head_dim), MASKED)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    if drop is not None:
+        flat = probabilities.reshape(batch, heads, length, -1)
+        probabilities = drop(flat).reshape(probabilities.shape)
+    out = jnp.einsum("bkgts,bskh->btkgh", probabilities, value)
+    return out.reshape(batch, length, heads, head_dim)
+
+
+def chunked(query, key, value, mask: Mask, *, chunk: int = 128):
+    """Memory-lean: one range of queries at a time, scores recomputed in the backward pass.
+
+    Holds `chunk / T` of the plain version's scores, and with the plain causal mask skips the keys
+    after each range (half of the work).
+    """
+    length = query.shape[1]
+    causal = mask.query_positions is None
+
+    @functools.partial(jax.checkpoint, static_argnums=(4,))
+    def part(query, key, value, mask, start):
+        rows = slice(start, start + query.shape[1])
+        return _attend_range(query, key, value, mask.allowed(rows, key.shape[1]))
+
+    outputs = []
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        keys = min(stop, key.shape[1]) if causal else key.shape[1]
+        outputs.append(part(query[:, start:stop], key[:, :keys], value[:, :keys], mask, start))
+    return jnp.concatenate(outputs, axis=1)
+
+
+def _attend_range(query, key, value, allowed):
+    batch, length, heads, head_dim = query.shape
+    groups = key.shape[2]
+    query = query.reshape(batch, length, groups, heads // groups, head_dim)
+    scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(allowed[:, None, None], scores / math.sqrt(head_dim), MASKED)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    out = jnp.einsum("bkgts,bskh->btkgh", probabilities, value)
+    return out.reshape(batch, length, heads, head_dim)
+
+
+def library(query, key, value, mask: Mask, *, implementation: str):
+    """`jax.nn.dot_product_attention` with XLA's or cuDNN's implementation."""
+    simple = mask.query_positions is None and mask.query_segments is None
+    allowed = None if simple else mask.allowed(slice(0, query.shape[1]), key.shape[1])[:, None]
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=allowed, is_causal=simple, implementation=implementation
+    )
+
+
+IMPLEMENTATIONS = {
+    "plain": plain,
+    "chunked": chunked,
+    "xla": functools.partial(library, implementation="xla"),
+    "cudnn": functools.partial(library, implementation="cudnn"),
+}
+
+
+def check(implementation: str) -> None:
+    """Raises ConfigError if `implementation` is neither "auto" nor in `IMPLEMENTATIONS`."""
+    if implementation not in ("auto", *IMPLEMENTATIONS):
+        known = ", ".join(["auto", *IMPLEMENTATIONS])
+        raise ConfigError(f"attention {implementation!r} is unknown: choose one of {known}")
+
+
+def choose(
+    implementation: str,
+    *,
+    backend: str,
+    devices: int,
+    query_shape: tuple,
+    dtype,
+    dropout: bool = False,
+    cached: bool = False,
+) -> str:
+    """Returns the name that `implementation` stands for: itself, or what `auto` picks.
+
+    Args:
+      implementation: a key of `IMPLEMENTATIONS`, or "auto".
+      backend: of `jax.default_backend()`.
+      devices: how many devices share the computation.
+      query_shape: `(B, T, N, H)`.
+      dtype: of the query.
+      dropout: whether attention probabilities are dropped, which only "plain" does.
+      cached: whether keys come from a cache.
+
+    Raises:
+      ConfigError: an unknown name, or dropout asked of an implementation that has none.
+    """
+    check(implementation)
+    if dropout:
+        if implementation not in ("auto", "plain"):
+            raise ConfigError(
+                f"attention {implementation!r} cannot drop probabilities: choose 'plain' or "
+                "'auto', or set attention_dropout_rate=0"
+            )
+        return "plain"
+    if implementation != "auto":
+        return implementation
+    length = query_shape[1]
+    if backend == "gpu" and not cached and dtype in (jnp.bfloat16, jnp.float16):
+        return "cudnn"
+    return "plain" if cached or length <= 128 else "chunked"
+
+
+def attention(query, key, value, mask: Mask, *, implementation: str = "auto", drop=None):
+    """Causal attention by a named implementation; shapes and types as the module says."""
+    mesh = jax.sharding.get_abstract_mesh()
+    name = choose(
+        implementation,
+        backend=jax.default_backend(),
+        devices=1 if mesh.empty else mesh.size,
+        query_shape=query.shape,
+        dtype=query.dtype,
+        dropout=drop is not None,
+        cached=mask.query_positions is not None,
+    )
+    extra = {} if drop is None else {"drop": drop}
+    return IMPLEMENTATIONS[name](query, key, value, mask, **extra)

@@ -1,0 +1,1 @@
+"""Flax Linen parts that the model families share."""

@@ -1,0 +1,112 @@
+"""Self-attention of a block: projections, rotary positions, cache, and the kernel between."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from llm_jax.kernels.attention import Mask, attention
+from llm_jax.layers.dropout import dropout
+from llm_jax.layers.linear import Projection
+from llm_jax.layers.norm import RMSNorm
+from llm_jax.layers.rope import rotate
+from llm_jax.parallel.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of an attention layer; `num_kv_heads` divides `num_heads`."""
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+class SelfAttention(nn.Module):
+    """Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762) over `x [B, T, D]`.
+
+    Attributes:
+      shape: its sizes.
+      use_bias: whether the projections have biases.
+      qk_norm: RMS-normalizes queries and keys by head (Henry et al. 2020, arXiv:2010.04245).
+      epsilon: of that norm.
+      implementation: a name of `llm_jax.kernels.attention`.
+      dropout_rate: of attention probabilities.
+      init_std, output_std: initial deviations of the input and the output projections.
+      dtype: of the computation.
+    """
+
+    shape: Shape
+    use_bias: bool
+    qk_norm: bool
+    epsilon: float
+    implementation: str
+    dropout_rate: float
+    init_std: float
+    output_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, mask: Mask, *, rotary=None, dropout_key=None, example_ids=None, kv=None):
+        """Returns `(y [B, T, D], kv)`.
+
+        Args:
+          x: [B, T, D].
+          mask: who sees whom; its `query_positions` are the slots that a cache is written at.
+          rotary: tables of `llm_jax.layers.rope`, or None.
+          dropout_key: of this layer's attention probabilities, or None.
+          example_ids: int32 [B], needed with a dropout key.
+          kv: None, or `(key, value, layer)`: the whole model's caches [L, B, S, K, H] and which
+            layer this is. The returned pair has this layer's new entries.
+        """
+        size, heads, kv_heads, dim = dataclasses.astuple(self.shape)
+
+        def project(name, count):
+            names = ("embed", "heads" if count == heads else None, "head_dim")
+            layer = Projection(
+                (size,), (count, dim), names, self.init_std, self.use_bias, self.dtype, name=name
+            )
+            return constrain(layer(x), ("batch", "length", names[1], "head_dim"))
+
+        query, key, value = (
+            project("query", heads),
+            project("key", kv_heads),
+            project("value", kv_heads),
+        )
+        if self.qk_norm:
+            query = RMSNorm(self.epsilon, self.dtype, axis="head_dim", name="query_norm")(query)
+            key = RMSNorm(self.epsilon, self.dtype, axis="head_dim", name="key_norm")(key)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        if kv is not None:
+            keys, values, layer = kv
+            keys = _write(keys, key, layer, mask.query_positions)
+            values = _write(values, value, layer, mask.query_positions)
+            kv = (keys, values)
+            key, value = (cache[layer].astype(self.dtype) for cache in kv)
+        drop = None
+        if self.dropout_rate > 0.0 and dropout_key is not None:
+
+            def drop(probabilities):
+                return dropout(probabilities, self.dropout_rate, dropout_key, example_ids)
+
+        mixed = attention(query, key, value, mask, implementation=self.implementation, drop=drop)
+        mixed = constrain(mixed, ("batch", "length", "heads", "head_dim"))
+        output = Projection(
+            (heads, dim),
+            (size,),
+            ("heads", "head_dim", "embed"),
+            self.output_std,
+            self.use_bias,
+            self.dtype,
+            name="output",
+        )
+        return output(mixed), kv
+
+
+def _write(cache, new, layer, positions):
+    """Writes `new [B, T, K, H]` at slots `positions [B, T]`; slots outside are dropped."""
+    slots = jnp.where(positions < 0, cache.shape[2], positions)
+    rows = jnp.arange(new.shape[0])[:, None]
+    return cache.at[layer, rows, slots].set(new.astype(cache.dtype), mode="drop")

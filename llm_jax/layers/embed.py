@@ -1,0 +1,36 @@
+"""Tables of vectors: tokens in, logits out, learned positions."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from llm_jax.layers.partition import named
+from llm_jax.parallel.sharding import constrain
+
+
+class Table(nn.Module):
+    """Vectors looked up by index.
+
+    Attributes:
+      rows: number of vectors.
+      features: their size.
+      row_axis: logical name of the rows, "vocab" or "positions".
+      init_std: standard deviation of the normal initializer.
+      dtype: of the vectors that are returned; the table is float32.
+    """
+
+    rows: int
+    features: int
+    row_axis: str
+    init_std: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        """Declares the table, float32 [rows, features]."""
+        init = named(nn.initializers.normal(self.init_std), (self.row_axis, "embed"))
+        self.table = self.param("table", init, (self.rows, self.features))
+
+    def __call__(self, indices):
+        """Returns [..., features] for int32 `indices [...]`, clipped to the table."""
+        # Whole vectors, gathered over fsdp as for a matmul: else SPMD would move the activations.
+        table = constrain(self.table, (self.row_axis, "embed"))
+        return jnp.take(table, indices, axis=0, mode="clip").astype(self.dtype)

@@ -1,0 +1,135 @@
+"""Cross-entropy over a vocabulary that never holds all logits.
+
+Logits are made for one range of positions at a time. When a gradient is wanted, the forward pass
+makes it too, range by range, while the logits are there: they are computed once and not kept.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.kernels.attention import MASKED
+
+
+def cross_entropy_from_hidden(
+    hidden,
+    embedding,
+    targets,
+    weights,
+    *,
+    vocab_size: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    chunk: int = 512,
+):
+    """Weighted cross-entropy of next tokens, from hidden states.
+
+    Args:
+      hidden: [N, D] or [B, T, D], floating point. Ranges are cut along the axis before the last,
+        so that a sharded batch axis stays whole.
+      embedding: [padded_vocab, D], the output matrix.
+      targets: int32, hidden's leading shape; each in [0, vocab_size).
+      weights: float32, the same shape; positions of weight 0 do not count.
+      vocab_size: rows of `embedding` that are real; the rest get no probability.
+      label_smoothing: in [0, 1): the part of a target's mass that is spread evenly over the
+        vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
+      z_loss: coefficient of `logsumexp(logits) ** 2` (Chowdhery et al. 2022, arXiv:2204.02311).
+      chunk: tokens whose logits are held at once, at least.
+
+    Returns:
+      `(loss_sum, weight_sum, nll_sum)`, float32 scalars: the weighted objective, the weights, and
+      the weighted negative log-likelihood alone (without gradient).
+    """
+    if hidden.ndim == 2:
+        hidden, targets, weights = hidden[None], targets[None], weights[None]
+    settings = (vocab_size, float(label_smoothing), float(z_loss), chunk)
+    weights = weights.astype(jnp.float32)
+    loss, nll = _chunked(settings, hidden, embedding, targets, weights)
+    return loss, jnp.sum(weights), nll
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(settings, hidden, embedding, targets, weights):
+    (loss, nll), _ = _run(settings, hidden, embedding, targets, weights, gradients=False)
+    return loss, nll
+
+
+def _forward(settings, hidden, embedding, targets, weights):
+    return _run(settings, hidden, embedding, targets, weights, gradients=True)
+
+
+def _backward(settings, residuals, cotangents):
+    del settings
+    d_hidden, d_embedding = residuals
+    scale = cotangents[0]
+    return (
+        (d_hidden * scale).astype(d_hidden.dtype),
+        (d_embedding * scale).astype(d_embedding.dtype),
+        None,
+        None,
+    )
+
+
+_chunked.defvjp(_forward, _backward)
+
+
+def _run(settings, hidden, embedding, targets, weights, *, gradients: bool):
+    batch, length, _ = hidden.shape
+    step = max(1, min(length, settings[3] // batch))
+    loss = nll = jnp.zeros((), jnp.float32)
+    table = embedding.astype(hidden.dtype)
+    whole = length // step
+    d_embedding = jnp.zeros(embedding.shape, jnp.float32)
+
+    def one(carry, start, size):
+        loss, nll, d_embedding = carry
+        part = [
+            jax.lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (hidden, targets, weights)
+        ]
+        loss_part, nll_part, d_part, d_table = _range(settings, table, *part, gradients=gradients)
+        if gradients:
+            d_embedding = d_embedding + d_table
+        return (loss + loss_part, nll + nll_part, d_embedding), d_part
+
+    carry = (loss, nll, d_embedding)
+    parts = []
+    for index in range(whole):
+        carry, part = one(carry, index * step, step)
+        parts.append(part)
+    if length % step:
+        carry, part = one(carry, whole * step, length % step)
+        parts.append(part)
+    loss, nll, d_embedding = carry
+    if not gradients:
+        return (loss, nll), None
+    d_hidden = jnp.concatenate(parts, axis=1)
+    return (loss, nll), (d_hidden, d_embedding.astype(embedding.dtype))
+
+
+def _range(settings, table, hidden, targets, weights, *, gradients: bool):
+    vocab_size, label_smoothing, z_loss, _ = settings
+    logits = jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+    column = jnp.arange(table.shape[0])
+    real = column < vocab_size
+    logits = jnp.where(real, logits, MASKED)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    nll = jnp.sum((normalizer - picked) * weights)
+    loss = nll
+    if label_smoothing:
+        mean = jnp.sum(jnp.where(real, logits, 0.0), axis=-1) / vocab_size
+        uniform = jnp.sum((normalizer - mean) * weights)
+        loss = (1.0 - label_smoothing) * nll + label_smoothing * uniform
+    if z_loss:
+        loss = loss + z_loss * jnp.sum(jnp.square(normalizer) * weights)
+    if not gradients:
+        return loss, nll, None, None
+    steep = weights * (1.0 + 2.0 * z_loss * normalizer)
+    d_logits = jnp.exp(logits - normalizer[..., None]) * steep[..., None]
+    hit = (column == targets[..., None]) * (1.0 - label_smoothing)
+    spread = real * (label_smoothing / vocab_size)
+    d_logits = (d_logits - (hit + spread) * weights[..., None]).astype(hidden.dtype)
+    d_hidden = jnp.einsum("btv,vd->btd", d_logits, table)
+    d_table = jnp.einsum("btv,btd->vd", d_logits, hidden, preferred_element_type=jnp.float32)
+    return loss, nll, d_hidden, d_table

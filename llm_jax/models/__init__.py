@@ -1,0 +1,208 @@
+"""Model families, one file each; a `Model` is a bundle of pure functions over plain pytrees.
+
+Flax stays below this line: parameters come and go as nested dicts of arrays.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_jax import configuration
+from llm_jax.configuration import ConfigError
+from llm_jax.kernels import attention
+from llm_jax.layers import partition
+from llm_jax.layers.stack import check_remat
+from llm_jax.models import gpt2
+from llm_jax.models.flops import Flops
+
+FAMILIES = {"gpt2": gpt2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model is computed; no choice here changes its result beyond rounding.
+
+    Attributes:
+      attention: a name of `llm_jax.kernels.attention.IMPLEMENTATIONS`, or "auto".
+      remat: what the forward pass keeps, a name of `llm_jax.layers.stack.REMAT`.
+      unroll: layers per iteration of the scan over layers; 0 means all.
+      loss_chunk: tokens whose logits are held at once.
+    """
+
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+    loss_chunk: int = 512
+
+    def __post_init__(self):
+        attention.check(self.attention)
+        check_remat(self.remat)
+        if self.unroll < 0:
+            raise ConfigError(f"execution.unroll is {self.unroll}: give 0 (all layers) or more")
+        if self.loss_chunk < 1:
+            raise ConfigError(f"execution.loss_chunk is {self.loss_chunk}: give at least 1 token")
+
+
+def parse_config(mapping: Mapping):
+    """Returns the family's Config of `mapping`, whose key `family` names one of `FAMILIES`.
+
+    Raises:
+      ConfigError: an unknown family or key, a wrong type, an impossible combination.
+    """
+    name = mapping.get("family", "gpt2")
+    if name not in FAMILIES:
+        raise ConfigError(f"model.family is {name!r}: choose one of {', '.join(FAMILIES)}")
+    return configuration.parse(FAMILIES[name].Config, mapping, "model")
+
+
+def build(config, execution: Execution = Execution(), dtype=jnp.float32) -> "Model":
+    """Returns the `Model` of a family's `config`; it computes in `dtype`."""
+    return Model(config, execution, jnp.dtype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Pure functions of a model family at one configuration.
+
+    Attributes:
+      config: the family's Config.
+      execution: how it is computed.
+      dtype: what it is computed in; parameters are float32 whatever it is.
+    """
+
+    config: gpt2.Config
+    execution: Execution
+    dtype: jnp.dtype
+
+    @property
+    def family(self):
+        """The module of `FAMILIES`."""
+        return FAMILIES[self.config.family]
+
+    @functools.cached_property
+    def _module(self) -> nn.Module:
+        return self.family.Transformer(
+            self.config,
+            attention=self.execution.attention,
+            remat=self.execution.remat,
+            unroll=self.execution.unroll,
+            dtype=self.dtype,
+        )
+
+    def _boxed(self, key):
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        # The one token that shapes the parameters is no batch that a mesh could divide.
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            return self._module.init(key, tokens)["params"]
+
+    def init(self, key):
+        """Returns fresh parameters, a nested dict of float32 arrays, stacked by layer."""
+        return nn.meta.unbox(self._boxed(key))
+
+    @functools.cached_property
+    def _abstract(self):
+        return jax.eval_shape(self._boxed, jax.random.key(0))
+
+    @property
+    def logical_axes(self):
+        """A tree like the parameters; its leaves are tuples with a name or None per axis."""
+        return partition.axis_names(self._abstract)
+
+    @property
+    def abstract_params(self):
+        """A tree like the parameters, of `jax.ShapeDtypeStruct`."""
+        return nn.meta.unbox(self._abstract)
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, vocabulary padding included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract_params))
+
+    def hidden(
+        self,
+        params,
+        tokens,
+        *,
+        positions=None,
+        segment_ids=None,
+        dropout_key=None,
+        example_ids=None,
+        cache=None,
+    ):
+        """Runs the blocks.
+
+        Args:
+          params: of `init`.
+          tokens: int32 [B, T].
+          positions: int32 [B, T], each token's place in its document; None means `0 .. T-1`.
+            With a cache also the slot that the token is written to and sees up to; a token at a
+            negative position, or behind the cache's end, is not written and its result is void.
+          segment_ids: int32 [B, T]: tokens attend within their own segment only (no cache).
+          dropout_key: turns dropout on.
+          example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
+          cache: of `init_cache`, or None.
+
+        Returns:
+          `(hidden [B, T, D], cache)`, the first in `dtype`, behind the final norm.
+
+        Raises:
+          ConfigError: T is longer than the model's positions, or a cache came without positions
+            or with segments.
+        """
+        if positions is None and tokens.shape[1] > self.config.max_positions:
+            raise ConfigError(
+                f"a sequence of {tokens.shape[1]} tokens is longer than the model's "
+                f"{self.config.max_positions} positions: raise model.max_positions or shorten it"
+            )
+        if cache is not None and (positions is None or segment_ids is not None):
+            raise ConfigError("a cache needs positions and takes no segment_ids")
+        if dropout_key is not None and example_ids is None:
+            example_ids = jnp.arange(tokens.shape[0])
+        return self._module.apply(
+            {"params": params},
+            tokens,
+            positions=positions,
+            segment_ids=segment_ids,
+            dropout_key=dropout_key,
+            example_ids=example_ids,
+            cache=cache,
+        )
+
+    def output_embedding(self, params):
+        """Returns the float32 [padded_vocab, D] matrix that maps hidden states to logits."""
+        return self.family.output_embedding(self.config, params)
+
+    def logits(self, params, hidden):
+        """Returns float32 [..., vocab_size] of `hidden [..., D]`; the padding is cut."""
+        table = self.output_embedding(params).astype(hidden.dtype)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        logits = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], -1)[..., : self.config.vocab_size]
+
+    def init_cache(self, batch: int, length: int):
+        """Returns an empty cache: `key` and `value`, each [L, batch, length, K, H] in `dtype`."""
+        config = self.config
+        shape = (config.num_layers, batch, length, config.kv_heads, config.size_of_head)
+        return {"key": jnp.zeros(shape, self.dtype), "value": jnp.zeros(shape, self.dtype)}
+
+    def flops_per_token(self, sequence_length: int) -> Flops:
+        """Returns the arithmetic of training on one token of a row of `sequence_length`."""
+        return self.family.flops_per_token(self.config, sequence_length)
+
+    def kernels(self, batch_size: int, sequence_length: int, devices: int = 1) -> dict:
+        """Returns the implementations that training picks for a shape, for a run's header."""
+        config = self.config
+        return {
+            "attention": attention.choose(
+                self.execution.attention,
+                backend=jax.default_backend(),
+                devices=devices,
+                query_shape=(batch_size, sequence_length, config.num_heads, config.size_of_head),
+                dtype=self.dtype,
+                dropout=config.attention_dropout_rate > 0.0,
+            )
+        }

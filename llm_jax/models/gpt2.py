@@ -1,0 +1,303 @@
+"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+
+Pre-norm blocks over learned positions with a tied output embedding. Rotary positions,
+normalized queries and keys, shared key-value heads, other norms and activations are options of the
+same blocks; the defaults are GPT-2 small.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from llm_jax.configuration import ConfigError
+from llm_jax.kernels.attention import Mask
+from llm_jax.layers import norm
+from llm_jax.layers.attention import SelfAttention, Shape
+from llm_jax.layers.dropout import dropout, site_key
+from llm_jax.layers.embed import Table
+from llm_jax.layers.mlp import ACTIVATIONS, MLP
+from llm_jax.layers.rope import rotary_tables
+from llm_jax.layers.stack import stack
+from llm_jax.models.flops import Flops
+from llm_jax.parallel.sharding import constrain
+
+VOCAB_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and choices of a GPT-2-like model.
+
+    Attributes:
+      num_kv_heads: key-value heads, a divisor of `num_heads`; None means `num_heads`.
+      head_dim: None means `hidden_size // num_heads`.
+      mlp_size: None means `4 * hidden_size`.
+      max_positions: longest sequence.
+      dropout_rate: behind the embedding and both residual branches.
+      attention_dropout_rate: of attention probabilities; needs the plain attention.
+      activation: a key of `llm_jax.layers.mlp.ACTIVATIONS`.
+      positions: "learned", or "rotary" with base `rotary_base`.
+      norm: "layer_norm" or "rms_norm", with `layer_norm_epsilon`.
+      qk_norm: RMS-normalizes queries and keys.
+      use_bias: biases in projections and layer norms.
+      tied_embeddings: the token table is also the output projection.
+      init_std: of all matrices; those that end a residual branch start at
+        `init_std / sqrt(2 * num_layers)`.
+    """
+
+    family: str = "gpt2"
+    num_layers: int = 12
+    num_heads: int = 12
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden_size: int = 768
+    mlp_size: int | None = None
+    vocab_size: int = 50257
+    max_positions: int = 1024
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    activation: str = "gelu_tanh"
+    positions: str = "learned"
+    rotary_base: float = 10_000.0
+    norm: str = "layer_norm"
+    qk_norm: bool = False
+    use_bias: bool = True
+    tied_embeddings: bool = True
+    init_std: float = 0.02
+
+    def __post_init__(self):
+        sizes = ("num_layers", "num_heads", "hidden_size", "vocab_size", "max_positions")
+        optional = ("num_kv_heads", "head_dim", "mlp_size")
+        for name in (*sizes, *(n for n in optional if getattr(self, n) is not None)):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"model.hidden_size {self.hidden_size} does not divide into model.num_heads "
+                f"{self.num_heads}: change one, or set model.head_dim"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ConfigError(
+                f"model.num_heads {self.num_heads} is no multiple of model.num_kv_heads "
+                f"{self.num_kv_heads}: change one"
+            )
+        for name in ("dropout_rate", "attention_dropout_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 <= rate < 1")
+        choices = {
+            "activation": tuple(ACTIVATIONS),
+            "positions": ("learned", "rotary"),
+            "norm": ("layer_norm", "rms_norm"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"model.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
+        if self.positions == "rotary" and self.size_of_head % 2:
+            raise ConfigError(
+                f"model.head_dim is {self.size_of_head}: rotary positions need an even one"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key-value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def size_of_head(self) -> int:
+        """Size of one head."""
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def size_of_mlp(self) -> int:
+        """Hidden units of a block's MLP."""
+        return self.mlp_size or 4 * self.hidden_size
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the token table: `vocab_size` up to a multiple of 128."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+class Block(nn.Module):
+    """One layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+
+    config: Config
+    implementation: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, carry, layer, shared):
+        """Takes and returns `(x [B, T, D], caches or None)`; see `layers.stack`."""
+        config = self.config
+        x, caches = carry
+        mask, rotary, dropout_key, example_ids = shared
+        output_std = config.init_std / (2 * config.num_layers) ** 0.5
+
+        def normalize(name):
+            return norm.make(
+                config.norm,
+                epsilon=config.layer_norm_epsilon,
+                use_bias=config.use_bias,
+                dtype=self.dtype,
+                name=name,
+            )
+
+        def key(site):
+            if dropout_key is None:
+                return None
+            return site_key(jax.random.fold_in(dropout_key, layer), site)
+
+        attention = SelfAttention(
+            shape=Shape(config.hidden_size, config.num_heads, config.kv_heads, config.size_of_head),
+            use_bias=config.use_bias,
+            qk_norm=config.qk_norm,
+            epsilon=config.layer_norm_epsilon,
+            implementation=self.implementation,
+            dropout_rate=config.attention_dropout_rate,
+            init_std=config.init_std,
+            output_std=output_std,
+            dtype=self.dtype,
+            name="attention",
+        )
+        branch, caches = attention(
+            normalize("attention_norm")(x),
+            mask,
+            rotary=rotary,
+            dropout_key=key("attention_probabilities"),
+            example_ids=example_ids,
+            kv=None if caches is None else (*caches, layer),
+        )
+        x = x + dropout(branch, config.dropout_rate, key("attention"), example_ids)
+        x = constrain(x, ("batch", "length", "embed"))
+        mlp = MLP(
+            hidden_size=config.hidden_size,
+            mlp_size=config.size_of_mlp,
+            activation=config.activation,
+            use_bias=config.use_bias,
+            init_std=config.init_std,
+            output_std=output_std,
+            dtype=self.dtype,
+            name="mlp",
+        )
+        branch = mlp(normalize("mlp_norm")(x))
+        x = x + dropout(branch, config.dropout_rate, key("mlp"), example_ids)
+        x = constrain(x, ("batch", "length", "embed"))
+        return (x, caches), None
+
+
+class Transformer(nn.Module):
+    """Tokens to hidden states.
+
+    Attributes:
+      config: sizes and choices.
+      attention: a name of `llm_jax.kernels.attention`, or "auto".
+      remat: a name of `llm_jax.layers.stack.REMAT`.
+      unroll: layers per iteration of the scan, 0 for all.
+      dtype: of the computation; parameters are float32.
+    """
+
+    config: Config
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens,
+        *,
+        positions=None,
+        segment_ids=None,
+        dropout_key=None,
+        example_ids=None,
+        cache=None,
+    ):
+        """Returns `(hidden [B, T, D], cache)`; arguments as `llm_jax.models.Model.hidden`."""
+        config = self.config
+        table = Table(
+            config.padded_vocab,
+            config.hidden_size,
+            "vocab",
+            config.init_std,
+            self.dtype,
+            name="embedding",
+        )
+        x = table(tokens)
+        places = jnp.arange(tokens.shape[1])[None, :] if positions is None else positions
+        if config.positions == "learned":
+            learned = Table(
+                config.max_positions,
+                config.hidden_size,
+                "positions",
+                config.init_std,
+                self.dtype,
+                name="positions",
+            )
+            x = x + learned(places)
+        rotary = None
+        if config.positions == "rotary":
+            rotary = rotary_tables(places, config.size_of_head, config.rotary_base)
+        if dropout_key is not None:
+            x = dropout(x, config.dropout_rate, site_key(dropout_key, "embedding"), example_ids)
+        x = constrain(x, ("batch", "length", "embed"))
+
+        mask = Mask(None if cache is None else places, segment_ids, segment_ids)
+        blocks = stack(
+            Block,
+            num_layers=config.num_layers,
+            remat=self.remat,
+            unroll=self.unroll,
+            name="layers",
+            config=config,
+            implementation=self.attention,
+            dtype=self.dtype,
+        )
+        caches = None if cache is None else (cache["key"], cache["value"])
+        (x, caches), _ = blocks(
+            (x, caches), jnp.arange(config.num_layers), (mask, rotary, dropout_key, example_ids)
+        )
+        x = norm.make(
+            config.norm,
+            epsilon=config.layer_norm_epsilon,
+            use_bias=config.use_bias,
+            dtype=self.dtype,
+            name="final_norm",
+        )(x)
+        if not config.tied_embeddings:
+            head = Table(
+                config.padded_vocab,
+                config.hidden_size,
+                "vocab",
+                config.init_std,
+                self.dtype,
+                name="head",
+            )
+            if self.is_initializing():
+                head(tokens)
+        return x, None if caches is None else {"key": caches[0], "value": caches[1]}
+
+
+def output_embedding(config: Config, params):
+    """Returns the float32 [padded_vocab, D] matrix that maps hidden states to logits."""
+    return params["embedding" if config.tied_embeddings else "head"]["table"]
+
+
+def flops_per_token(config: Config, sequence_length: int) -> Flops:
+    """Floating-point operations of training on one token; see `llm_jax.models.flops`."""
+    size, head_dim = config.hidden_size, config.size_of_head
+    attention = size * head_dim * (2 * config.num_heads + 2 * config.kv_heads)
+    weights = config.num_layers * (attention + 2 * size * config.size_of_mlp)
+    return Flops(
+        matmul=6.0 * (weights + config.padded_vocab * size),
+        attention=12.0 * config.num_layers * config.num_heads * head_dim * sequence_length,
+        formula=(
+            "6 (layers (attention + mlp weights) + vocabulary x width)"
+            " + 12 layers x heads x head_dim x length / 2 (causal)"
+        ),
+    )
