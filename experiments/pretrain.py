@@ -18,20 +18,16 @@ a larger number of steps may then differ.
 The last line of stdout is one JSON object with the result; progress goes to stderr.
 """
 
-import functools
-
 import jax
 from absl import flags
 
 from experiments import entry
-from llm_jax import data, models, optim
+from llm_jax import data
 from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.evaluation.samples import draw_samples
-from llm_jax.losses.language_model import next_token_loss
-from llm_jax.parallel import mesh as meshes
 from llm_jax.parallel.sharding import batch_sharding
-from llm_jax.training import checkpoint, hardware, loop, monitor, report, restore, state, step
-from llm_jax.training.precision import policy
+from llm_jax.training import checkpoint, hardware, loop, monitor, report, restore
+from llm_jax.training.trainer import language_model_trainer
 from llm_jax.training.workdir import (
     claim_workdir,
     data_directory,
@@ -53,21 +49,10 @@ PROFILE = flags.DEFINE_string(
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
     run, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
-    numbers = policy(run.precision)
-    numbers.activate()
-    mesh = meshes.make_mesh(run.mesh)
-    meshes.check_batch(mesh, run.batch_size, run.accumulation)
     hooks = loop.profile_hooks(PROFILE.value, workdir)
     open_workdir(workdir, run)
-
-    # What to train and where every part of it lies; then what to train on.
-    model = models.build(run.model, run.execution, numbers.dtype)
-    axes, shapes = model.logical_axes, model.abstract_params
-    optimizer = optim.build(run.optim, shapes, run.steps, axes)
-    init = functools.partial(state.new_state, model.init, optimizer, numbers)
-    abstract = jax.eval_shape(init, jax.random.key(run.seed))
-    shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
-    target = state.placed(abstract, shardings)
+    trainer = language_model_trainer(run)
+    model, mesh = trainer.model, trainer.mesh
     manifest = prepare_data(run, workdir)
     rows = data.open_split(data_directory(workdir), "train")
     held_out = data.open_split(data_directory(workdir), "validation")
@@ -78,27 +63,15 @@ def main() -> dict:
     )
     first = checkpoints.newest(fallback=FALLBACK.value)
     if first is not None:
-        now = checkpoints.restore(first, target)
+        now = checkpoints.restore(first, trainer.target)
     else:
-        now = state.create(init, jax.random.key(run.seed), shardings, mesh)
+        now = trainer.new_state()
         if run.init_from:
-            params = restore.load_params(run.init_from, run.model, target.params)
+            params = restore.load_params(run.init_from, run.model, trainer.target.params)
             now = now._replace(params=params)
     first = first or 0
     claim_workdir(workdir, run)
 
-    train_step = jax.jit(
-        step.make_train_step(
-            functools.partial(_loss, model, run.loss),
-            optimizer,
-            optim.schedule(run.optim, run.steps),
-            seed=run.seed,
-            policy=numbers,
-            accumulation=run.accumulation,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
     batches = data.batches(
         rows,
         seed=run.seed,
@@ -108,7 +81,7 @@ def main() -> dict:
         process_count=jax.process_count(),
         threads=run.data.read_threads,
     )
-    peak = hardware.matmul_peak(numbers.dtype, mesh.size)
+    peak = hardware.matmul_peak(trainer.policy.dtype, mesh.size)
     header = report.header(run, model, mesh, manifest, peak)
     watch = monitor.Monitor(workdir, run, model, peak, first, header)
 
@@ -134,7 +107,7 @@ def main() -> dict:
     ]
     with jax.set_mesh(mesh), loop.Interruption() as interruption:
         now, taken = loop.fit(
-            train_step,
+            trainer.train_step,
             now,
             loop.place_ahead(batches, batch_sharding(mesh)),
             first=first,
@@ -155,10 +128,6 @@ def main() -> dict:
     checkpoints.close()
     result = {"finished": True, "step": taken, "training_seconds": seconds} | scores | drawn
     return watch.finished(result, samples)
-
-
-def _loss(model, config, params, batch, key):
-    return next_token_loss(model, params, batch, dropout_key=key, config=config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""A run's model, optimizer, state and step, put together for one mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from llm_jax import models, optim
+from llm_jax.losses.language_model import next_token_loss
+from llm_jax.parallel import mesh as meshes
+from llm_jax.training import state, step
+from llm_jax.training.precision import Policy, policy
+from llm_jax.training.run import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What a training program needs, before any array is made.
+
+    Attributes:
+      mesh: the devices.
+      policy: the precision policy, already active.
+      model: its pure functions.
+      target: the state as `jax.ShapeDtypeStruct`s with their shardings: what a checkpoint is
+        restored into.
+      train_step: `(state, batch) -> (state, metrics)`, jitted, the state donated; call it under
+        `jax.set_mesh(mesh)`.
+      new_state: makes the state at step 0, sharded from the start.
+    """
+
+    mesh: Mesh
+    policy: Policy
+    model: models.Model
+    target: state.TrainState
+    train_step: Callable
+    new_state: Callable[[], state.TrainState]
+
+
+def language_model_trainer(run: RunConfig) -> Trainer:
+    """Returns the `Trainer` of a next-token run.
+
+    Raises:
+      ConfigError: a mesh that does not fit the devices, the batch or the parameters; an optimizer
+        table that does not fit the parameters.
+    """
+    numbers = policy(run.precision)
+    numbers.activate()
+    mesh = meshes.make_mesh(run.mesh)
+    meshes.check_batch(mesh, run.batch_size, run.accumulation)
+    model = models.build(run.model, run.execution, numbers.dtype)
+    axes, shapes = model.logical_axes, model.abstract_params
+    optimizer = optim.build(run.optim, shapes, run.steps, axes)
+    init = functools.partial(state.new_state, model.init, optimizer, numbers)
+    key = jax.random.key(run.seed)
+    abstract = jax.eval_shape(init, key)
+    shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
+
+    def loss(params, batch, dropout_key):
+        return next_token_loss(model, params, batch, dropout_key=dropout_key, config=run.loss)
+
+    train_step = step.make_train_step(
+        loss,
+        optimizer,
+        optim.schedule(run.optim, run.steps),
+        seed=run.seed,
+        policy=numbers,
+        accumulation=run.accumulation,
+    )
+    return Trainer(
+        mesh=mesh,
+        policy=numbers,
+        model=model,
+        target=state.placed(abstract, shardings),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
+        new_state=lambda: state.create(init, key, shardings, mesh),
+    )

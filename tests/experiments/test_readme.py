@@ -1,0 +1,55 @@
+"""The commands that the README and the pages show, run as they stand there but for their size."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.experiments.conftest import ROOT, TINY, result, run
+
+PAGES = ("README.md", "docs/pretraining.md", "docs/generation.md", "docs/optimizers.md")
+
+
+def commands():
+    """Every `python -m experiments.NAME ...` of the pages, without what only points elsewhere."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        for line in re.findall(r"python -m experiments\.[^`\n#]+", text):
+            name, *flags = shlex.split(line.removeprefix("python -m experiments."))
+            if (name, *flags) not in found:
+                found.append((name, *flags))
+    return found
+
+
+def test_the_pages_show_every_experiment():
+    shown = {name for name, *_ in commands()}
+    there = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {
+        "__init__",
+        "entry",
+        "peers",
+    }
+    assert shown == there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_a_command_of_the_pages_runs(command, trained, text, tmp_path):
+    name, *flags = command
+    workdir, _, _ = trained
+    small = []
+    for flag in flags:
+        if flag.startswith("--config=") and not flag.endswith(":tiny"):
+            flag += ":tiny"
+        if flag.startswith("--workdir="):
+            flag = f"--workdir={tmp_path / 'run' if name == 'pretrain' else workdir}"
+        if flag.startswith("--output="):
+            flag = f"--output={tmp_path / 'picture.png'}"
+        if flag.startswith("--config.data.path="):
+            flag = f"--config.data.path={text}"
+        small.append(flag)
+    if name == "pretrain":
+        small += [*TINY, f"--config.data.path={text}"]
+    outcome = result(run(name, *small))
+    assert isinstance(outcome, dict)
+    assert outcome
