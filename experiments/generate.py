@@ -51,6 +51,11 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Texts computed together.")
 STREAM = flags.DEFINE_bool("stream", True, "Show the text while it is made.")
 
 
+# What a model makes up may hold control characters; a terminal is shown their symbols instead.
+_SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_SYMBOLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
 class Display:
     """Shows texts one after the other, the first unfinished one as it grows."""
 
@@ -83,7 +88,7 @@ class Display:
             self._write(self._prompts[self._row] + self._waiting[self._row])
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(text.translate(_SYMBOLS))
         sys.stdout.flush()
 
 
