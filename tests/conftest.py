@@ -10,6 +10,6 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import jax  # noqa: E402  (the environment above must be set first)
+import jax
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -57,7 +57,7 @@ class SelfAttention(nn.Module):
           rotary: tables of `llm_jax.layers.rope`, or None.
           dropout_key: of this layer's attention probabilities, or None.
           example_ids: int32 [B], needed with a dropout key.
-          kv: None, or `(key, value, layer)`: the whole model's caches [L, B, S, K, H] and which
+          kv: None, or `(key, value, layer)`: the whole model's caches [L, B, K, S, H] and which
             layer this is. The returned pair has this layer's new entries.
         """
         size, heads, kv_heads, dim = dataclasses.astuple(self.shape)
@@ -84,7 +84,7 @@ class SelfAttention(nn.Module):
             keys = _write(keys, key, layer, mask.query_positions)
             values = _write(values, value, layer, mask.query_positions)
             kv = (keys, values)
-            key, value = (cache[layer].astype(self.dtype) for cache in kv)
+            key, value = (jnp.swapaxes(cache[layer], 1, 2).astype(self.dtype) for cache in kv)
         drop = None
         if self.dropout_rate > 0.0 and dropout_key is not None:
 
@@ -106,7 +106,16 @@ class SelfAttention(nn.Module):
 
 
 def _write(cache, new, layer, positions):
-    """Writes `new [B, T, K, H]` at slots `positions [B, T]`; slots outside are dropped."""
-    slots = jnp.where(positions < 0, cache.shape[2], positions)
-    rows = jnp.arange(new.shape[0])[:, None]
-    return cache.at[layer, rows, slots].set(new.astype(cache.dtype), mode="drop")
+    """Writes `new [B, T, K, H]` at slots `positions [B, T]` of `cache [L, B, K, S, H]`."""
+    batch, length = positions.shape
+    size = cache.shape[3]
+    inside = (positions >= 0) & (positions < size)
+    new = new.astype(cache.dtype)
+    rows = jnp.arange(batch)
+    if length == 1:
+        slot = jnp.clip(positions[:, 0], 0, size - 1)
+        old = cache.at[layer, rows, :, slot].get(mode="promise_in_bounds")
+        new = jnp.where(inside[:, :, None], new[:, 0], old)
+        return cache.at[layer, rows, :, slot].set(new, mode="promise_in_bounds")
+    slots = jnp.where(inside, positions, size)
+    return cache.at[layer, rows[:, None], :, slots].set(new, mode="drop")

@@ -4,13 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llm_jax.kernels.activation import gelu_tanh
 from llm_jax.layers.linear import Projection
 from llm_jax.parallel.sharding import constrain
-
-
-def gelu_tanh(x):
-    """GELU by its tanh formula (Hendrycks & Gimpel 2016, arXiv:1606.08415), as in GPT-2."""
-    return jax.nn.gelu(x, approximate=True)
 
 
 def relu_squared(x):

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llm_jax.kernels.layer_norm import layer_norm
 from llm_jax.layers.partition import named
 
 
@@ -26,12 +27,10 @@ class LayerNorm(nn.Module):
     def __call__(self, x):
         """Returns `x` normalized, same shape."""
         scale = self.param("scale", named(nn.initializers.ones, (self.axis,)), (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        centered = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
-        y = centered * jax.lax.rsqrt(variance + self.epsilon) * scale
+        bias = None
         if self.use_bias:
-            y = y + self.param("bias", named(nn.initializers.zeros, (self.axis,)), (x.shape[-1],))
+            bias = self.param("bias", named(nn.initializers.zeros, (self.axis,)), (x.shape[-1],))
+        y = layer_norm(x, scale, bias, self.epsilon)
         return y.astype(self.dtype)
 
 

@@ -108,28 +108,33 @@ def _run(settings, hidden, embedding, targets, weights, *, gradients: bool):
 
 
 def _range(settings, table, hidden, targets, weights, *, gradients: bool):
+    """Loss sums of one range and, if asked, gradients of hidden states and table."""
     vocab_size, label_smoothing, z_loss, _ = settings
-    logits = jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+    shape = hidden.shape
+    # Two-dimensional products: transposed copies of the logits would cost more than they do.
+    hidden, targets, weights = hidden.reshape(-1, shape[-1]), targets.ravel(), weights.ravel()
+    logits = jnp.einsum("nd,vd->nv", hidden, table, preferred_element_type=jnp.float32)
     column = jnp.arange(table.shape[0])
-    real = column < vocab_size
-    logits = jnp.where(real, logits, MASKED)
+    if vocab_size < table.shape[0]:
+        logits = jnp.where(column < vocab_size, logits, MASKED)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    picked = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     nll = jnp.sum((normalizer - picked) * weights)
     loss = nll
     if label_smoothing:
-        mean = jnp.sum(jnp.where(real, logits, 0.0), axis=-1) / vocab_size
-        uniform = jnp.sum((normalizer - mean) * weights)
-        loss = (1.0 - label_smoothing) * nll + label_smoothing * uniform
+        mean = jnp.sum(logits[:, :vocab_size], axis=-1) / vocab_size
+        loss = (1.0 - label_smoothing) * nll
+        loss = loss + label_smoothing * jnp.sum((normalizer - mean) * weights)
     if z_loss:
         loss = loss + z_loss * jnp.sum(jnp.square(normalizer) * weights)
     if not gradients:
         return loss, nll, None, None
     steep = weights * (1.0 + 2.0 * z_loss * normalizer)
-    d_logits = jnp.exp(logits - normalizer[..., None]) * steep[..., None]
-    hit = (column == targets[..., None]) * (1.0 - label_smoothing)
-    spread = real * (label_smoothing / vocab_size)
-    d_logits = (d_logits - (hit + spread) * weights[..., None]).astype(hidden.dtype)
-    d_hidden = jnp.einsum("btv,vd->btd", d_logits, table)
-    d_table = jnp.einsum("btv,btd->vd", d_logits, hidden, preferred_element_type=jnp.float32)
-    return loss, nll, d_hidden, d_table
+    goal = jnp.where(column == targets[:, None], 1.0 - label_smoothing, 0.0)
+    if label_smoothing:
+        goal = goal + jnp.where(column < vocab_size, label_smoothing / vocab_size, 0.0)
+    d_logits = jnp.exp(logits - normalizer[:, None]) * steep[:, None] - goal * weights[:, None]
+    d_logits = d_logits.astype(hidden.dtype)
+    d_hidden = jnp.einsum("nv,vd->nd", d_logits, table)
+    d_table = jnp.einsum("nv,nd->vd", d_logits, hidden, preferred_element_type=jnp.float32)
+    return loss, nll, d_hidden.reshape(shape), d_table

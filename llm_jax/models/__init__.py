@@ -184,9 +184,9 @@ class Model:
         return logits.reshape(*hidden.shape[:-1], -1)[..., : self.config.vocab_size]
 
     def init_cache(self, batch: int, length: int):
-        """Returns an empty cache: `key` and `value`, each [L, batch, length, K, H] in `dtype`."""
+        """Returns an empty cache: `key` and `value`, each [L, batch, K, length, H] in `dtype`."""
         config = self.config
-        shape = (config.num_layers, batch, length, config.kv_heads, config.size_of_head)
+        shape = (config.num_layers, batch, config.kv_heads, length, config.size_of_head)
         return {"key": jnp.zeros(shape, self.dtype), "value": jnp.zeros(shape, self.dtype)}
 
     def flops_per_token(self, sequence_length: int) -> Flops:

@@ -153,7 +153,7 @@ def reference():
     return batch, logits.detach().numpy(), float(loss.detach()), state, gradients
 
 
-@pytest.mark.parametrize("attention", ["auto", "plain", "chunked", "xla", "blocked"])
+@pytest.mark.parametrize("attention", ["auto", "plain", "chunked", "xla"])
 def test_logits_and_gradients_equal_transformers(reference, attention):
     batch, logits, loss, state, gradients = reference
     model, _ = tiny(Execution(attention=attention, loss_chunk=20))
@@ -203,7 +203,7 @@ def test_cached_decoding_equals_the_full_forward_pass(mapping):
         Execution(remat="dots", unroll=0),
         Execution(remat="dots_no_batch"),
         Execution(loss_chunk=7),
-        Execution(attention="blocked"),
+        Execution(attention="chunked"),
     ],
     ids=str,
 )

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.configuration import ConfigError
+from llm_jax.kernels.attention import Mask, attention, choose, chunked
+
+CASES = {
+    "plain_causal": {},
+    "odd_length": {"length": 37},
+    "segments": {"segments": True},
+    "grouped": {"groups": 2},
+    "grouped_segments": {"groups": 1, "segments": True},
+    "slots": {"keys": 64, "slots": True},
+}
+
+
+def inputs(dtype, length=48, keys=None, heads=4, groups=4, segments=False, slots=False):
+    random = np.random.default_rng(0)
+    draw = lambda n, h: jnp.asarray(random.normal(size=(2, n, h, 16)), dtype)  # noqa: E731
+    arrays = draw(length, heads), draw(keys or length, groups), draw(keys or length, groups)
+    ids = jnp.asarray(np.repeat([[1, 2], [3, 4]], [20, length - 20], axis=1), jnp.int32)
+    places = jnp.asarray(np.stack([np.arange(length), np.arange(length) + 7]), jnp.int32)
+    mask = Mask(places if slots else None, *((ids, ids) if segments else (None, None)))
+    return arrays, mask, jnp.asarray(random.normal(size=(2, length, heads, 16)), dtype)
+
+
+def formula(query, key, value, mask):
+    """Softmax attention in float64 numpy: one loop per query, no masking constant."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros_like(query)
+    for b, t, n in np.ndindex(query.shape[:3]):
+        place = t if mask.query_positions is None else int(mask.query_positions[b, t])
+        seen = np.arange(key.shape[1]) <= place
+        if mask.query_segments is not None:
+            seen &= np.asarray(mask.key_segments[b]) == int(mask.query_segments[b, t])
+        k = n // (query.shape[2] // key.shape[2])
+        weights = np.exp(key[b, seen, k] @ query[b, t, n] / 4.0)
+        out[b, t, n] = weights @ value[b, seen, k] / weights.sum()
+    return out
+
+
+def close(got, expected, tolerance):
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plain_is_the_formula(case):
+    arrays, mask, _ = inputs(jnp.float32, **CASES[case])
+    close(attention(*arrays, mask, implementation="plain"), formula(*arrays, mask), 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+@pytest.mark.parametrize("name", ["chunked", "xla"])
+@pytest.mark.parametrize("case", CASES)
+def test_implementations_equal_plain(case, name, dtype, tolerance):
+    (query, key, value), mask, direction = inputs(dtype, **CASES[case])
+
+    def run(implementation, *arrays):
+        def f(*arrays):
+            if implementation == "chunked":
+                return chunked(*arrays, mask, chunk=16)
+            return attention(*arrays, mask, implementation=implementation)
+
+        out, pull = jax.vjp(f, *arrays)
+        return out, *pull(direction.astype(out.dtype))
+
+    wide = [x.astype(jnp.float32) for x in (query, key, value)]
+    for got, expected in zip(run(name, query, key, value), run("plain", *wide)):
+        close(got, expected, tolerance)
+
+
+def test_choice_is_explicit_or_refused():
+    shape = {"backend": "cpu", "devices": 1, "query_shape": (2, 64, 4, 16), "dtype": jnp.float32}
+    assert choose("auto", **shape) == "chunked"
+    assert choose("auto", **shape, cached=True) == "plain"
+    assert choose("auto", **shape, dropout=True) == "plain"
+    assert choose("xla", **shape) == "xla"
+    with pytest.raises(ConfigError, match="cannot drop"):
+        choose("chunked", **shape, dropout=True)
+    with pytest.raises(ConfigError, match="unknown"):
+        choose("flash", **shape)

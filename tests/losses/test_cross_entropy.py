@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.configuration import ConfigError
+from llm_jax.losses.cross_entropy import cross_entropy_from_hidden
+from llm_jax.losses.language_model import LossConfig
+
+VOCAB, PADDED, WIDTH = 50, 64, 12
+
+
+def inputs():
+    random = np.random.default_rng(0)
+    hidden = random.normal(size=(3, 11, WIDTH)).astype(np.float32)
+    table = random.normal(size=(PADDED, WIDTH)).astype(np.float32)
+    targets = random.integers(VOCAB, size=(3, 11), dtype=np.int32)
+    weights = random.uniform(0, 2, size=(3, 11)).astype(np.float32)
+    weights[0, :4] = 0.0
+    return hidden, table, targets, weights
+
+
+def close(got, expected, tolerance=1e-5):
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("chunk", [1, 6, 12, 1000])
+@pytest.mark.parametrize(
+    ("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.01), (0.2, 0.02)]
+)
+def test_loss_and_gradients_equal_torch_in_float64(chunk, smoothing, z_loss):
+    torch = pytest.importorskip("torch")
+    hidden, table, targets, weights = inputs()
+    h, e = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (hidden, table))
+    logits = (h @ e.T)[..., :VOCAB].flatten(0, 1)
+    goal, w = torch.tensor(targets).long().flatten(), torch.tensor(weights).double().flatten()
+    cross = torch.nn.functional.cross_entropy(
+        logits, goal, reduction="none", label_smoothing=smoothing
+    )
+    expected = (w * (cross + z_loss * logits.logsumexp(-1) ** 2)).sum()
+    (3.0 * expected).backward()
+    nll = (w * torch.nn.functional.cross_entropy(logits, goal, reduction="none")).sum()
+
+    def run(hidden, table):
+        loss, weight, nll = cross_entropy_from_hidden(
+            hidden,
+            table,
+            targets,
+            weights,
+            vocab_size=VOCAB,
+            label_smoothing=smoothing,
+            z_loss=z_loss,
+            chunk=chunk,
+        )
+        return 3.0 * loss, (weight, nll)
+
+    (loss, (weight, got_nll)), gradients = jax.value_and_grad(run, (0, 1), has_aux=True)(
+        hidden, table
+    )
+    close(loss, 3.0 * expected.item())
+    close(run(hidden, table)[0], 3.0 * expected.item())
+    close(weight, weights.sum())
+    close(got_nll, nll.item())
+    close(gradients[0], h.grad.numpy())
+    close(gradients[1], e.grad.numpy())
+    assert np.all(np.asarray(gradients[1])[VOCAB:] == 0)
+
+
+def test_flat_hidden_states_give_the_same():
+    hidden, table, targets, weights = inputs()
+    flat = [hidden.reshape(-1, WIDTH), table, targets.ravel(), weights.ravel()]
+    got = cross_entropy_from_hidden(*flat, vocab_size=VOCAB, chunk=7)
+    expected = cross_entropy_from_hidden(hidden, table, targets, weights, vocab_size=VOCAB)
+    for a, b in zip(got, expected):
+        close(a, b)
+
+
+def test_no_array_holds_the_logits_of_the_whole_batch():
+    hidden, table = jnp.zeros((2, 64, 16)), jnp.zeros((4096, 16))
+    targets, weights = jnp.zeros((2, 64), jnp.int32), jnp.ones((2, 64))
+
+    def loss(hidden, table):
+        return cross_entropy_from_hidden(
+            hidden, table, targets, weights, vocab_size=4096, chunk=16
+        )[0]
+
+    text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(hidden, table))
+    assert "f32[16,4096]" in text
+    assert "f32[128,4096]" not in text
+    assert "f32[2,64,4096]" not in text
+
+
+@pytest.mark.parametrize("change", [{"label_smoothing": 1.0}, {"z_loss": -1.0}])
+def test_impossible_objectives_are_refused(change):
+    with pytest.raises(ConfigError):
+        LossConfig(**change)
