@@ -159,7 +159,7 @@ def test_a_work_directory_of_another_run_is_refused_with_the_keys(trained, text)
 def test_bad_text_is_refused_and_leaves_nothing_behind(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin1.txt").write_bytes("caf\xe9 au lait".encode("latin1") * 50)
-    (tmp_path / "short.txt").write_text("one line\nof text\n" * 3)
+    (tmp_path / "short.txt").write_text("one line\nof text\n" * 40)
     for name, words in (
         ("empty", "empty.txt"),
         ("latin1", "latin1.txt"),
