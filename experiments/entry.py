@@ -82,6 +82,8 @@ def _parse_flags() -> None:
         rest = flags.FLAGS(sys.argv)
     except (AttributeError, KeyError) as error:
         raise ConfigError(_unknown_key() or f"{error} (--help lists the flags)") from error
+    except flags.DuplicateFlagError as error:
+        raise ConfigError("--config is given twice: give it once") from error
     except (flags.Error, TypeError, ValueError) as error:
         last_line = str(error).strip().splitlines()[-1]
         raise ConfigError(f"{last_line} (--help lists the flags)") from error

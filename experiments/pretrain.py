@@ -70,8 +70,6 @@ def main() -> dict:
             params = restore.load_params(run.init_from, run.model, trainer.target.params)
             now = now._replace(params=params)
     first = first or 0
-    claim_workdir(workdir, run)
-
     batches = data.batches(
         rows,
         seed=run.seed,
@@ -81,6 +79,7 @@ def main() -> dict:
         process_count=jax.process_count(),
         threads=run.data.read_threads,
     )
+    claim_workdir(workdir, run)  # from here on nothing is wrong with what was given
     peak = hardware.matmul_peak(trainer.policy.dtype, mesh.size)
     header = report.header(run, model, mesh, manifest, peak)
     watch = monitor.Monitor(workdir, run, model, peak, first, header)

@@ -180,6 +180,7 @@ def test_wrong_flags_are_refused_in_one_line(tmp_path):
         ("--config.optim.lerning_rate=1", "did you mean 'learning_rate'"),
         ("--config.optim.name=adamz", "did you mean 'adamw'"),
         ("--config.steps=many", "steps"),
+        ("--config=configs/gpt2_124m.py", "--config is given twice"),
     ):
         assert words in refused("--config.data.path=x", flag, workdir=tmp_path)
 
