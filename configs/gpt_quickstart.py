@@ -2,8 +2,9 @@
 
 Command:   python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/a
 Hardware:  two CPU cores
-Time:      TODO
-Result:    TODO
+Time:      about 170 s of training at 3,400 tokens/s (two noisy Xeon cores, 2026-11-22)
+Result:    300 steps gave 1.8635 bits per byte on the held-out modules in 204 s, 5% of the sampled
+           functions parse; 250 steps keep within three minutes and end a little higher.
 
 Variant `tiny` trains in seconds: --config=configs/gpt_quickstart.py:tiny
 """
@@ -14,7 +15,7 @@ from llm_jax.training.run import default_config
 def get_config(variant: str = ""):
     """Returns the configuration; `variant` is "" or "tiny"."""
     config = default_config("gpt2")
-    config.steps = 300
+    config.steps = 250
     config.batch_size = 8
 
     config.model.num_layers = 4
