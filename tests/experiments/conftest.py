@@ -21,6 +21,10 @@ TINY = (
     "--config.log.every=1",
     "--config.model.dropout_rate=0.1",
     "--config.execution.unroll=1",
+    "--config.optim.name=adamw",
+    "--config.optim.learning_rate=2e-3",
+    "--config.optim.weight_decay=0.1",
+    '--config.optim.learning_rate_table=((".*", 1.0),)',
 )
 
 
