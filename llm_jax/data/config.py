@@ -43,7 +43,7 @@ class DataConfig:
       path: for "text": a directory, a file, or several of them with commas between.
       sequence_length: inputs in a row, in tokens.
       cross_document_attention: let a token attend to earlier documents in its row; the rows then
-        carry no segment ids, and positions count along the whole row.
+        carry neither segment ids nor positions: each is one sequence.
       tokenizer: how the tokenizer is trained.
       read_threads: threads that read batches ahead; 0 reads when asked.
     """

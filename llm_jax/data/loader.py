@@ -68,8 +68,8 @@ class TokenRows:
         """Returns the rows `indices` ([n] integers; -1 gives a row of weight 0) as one batch.
 
         Returns:
-          tokens, targets, positions [n, T] int32, weights [n, T] float32, and segment_ids [n, T]
-          int32 unless the data has cross_document_attention (see `packing.unpack`).
+          tokens, targets [n, T] int32, weights [n, T] float32, and unless the data has
+          cross_document_attention positions and segment_ids [n, T] int32 (see `packing.unpack`).
         """
         indices = np.asarray(indices)
         if self._held is None:

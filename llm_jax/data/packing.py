@@ -66,7 +66,7 @@ def unpack(
       rows: [B, T + 1] token ids.
       lengths: [B] how many of a row's tokens are real (0 or 2 .. T + 1); the rest is padding.
       bos_id: the token that begins a document.
-      cross_document_attention: leave segment ids out and let positions count along the row.
+      cross_document_attention: leave segment ids and positions out: a row is one sequence.
 
     Returns:
       tokens, targets [B, T] int32; weights [B, T] float32, 1 where the target is real and belongs
@@ -83,10 +83,9 @@ def unpack(
         "targets": rows[:, 1:],
         "weights": (real[:, 1:] & ~starts[:, 1:]).astype(np.float32),
     }
-    index = np.broadcast_to(np.arange(width - 1, dtype=np.int32), batch["tokens"].shape)
     if cross_document_attention:
-        batch["positions"] = np.array(index)
         return batch
+    index = np.broadcast_to(np.arange(width - 1, dtype=np.int32), batch["tokens"].shape)
     starts = starts[:, :-1].copy()
     starts[:, 0] = True
     # The last input of a padded row is real but predicts nothing: it counts as padding.

@@ -89,16 +89,15 @@ def test_nothing_gives_no_rows():
     assert list(packing.pack([], 4)) == []
 
 
-def test_attention_across_documents_keeps_one_segment():
+def test_attention_across_documents_makes_a_row_one_sequence():
     rows = list(packing.pack([stream_of(random_documents(2, 10))], 16))
     apart, across = (
         packing.unpack(*padded(rows, 17), bos_id=BOS, cross_document_attention=cross)
         for cross in (False, True)
     )
-    assert set(across) == {"tokens", "targets", "weights", "positions"}
+    assert set(across) == {"tokens", "targets", "weights"}
     for name in ("tokens", "targets", "weights"):
         np.testing.assert_array_equal(across[name], apart[name])
-    np.testing.assert_array_equal(across["positions"], np.tile(np.arange(16), (len(rows), 1)))
 
 
 def test_ids_take_two_bytes_while_they_fit():
