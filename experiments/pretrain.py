@@ -49,7 +49,7 @@ PROFILE = flags.DEFINE_string(
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
     run, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
-    hooks = loop.profile_hooks(PROFILE.value, workdir)
+    hooks = loop.profile_hooks(PROFILE.value, workdir, run.steps)
     open_workdir(workdir, run)
     trainer = language_model_trainer(run)
     model, mesh = trainer.model, trainer.mesh
@@ -88,7 +88,11 @@ def main() -> dict:
         with watch.aside():
             checkpoints.save(taken, now)
 
-    def score(taken, now, limit=run.evaluation.rows):
+    def score_some(taken, now):
+        if taken < run.steps:  # the whole split is due after the last step
+            score(taken, now, limit=run.evaluation.rows)
+
+    def score(taken, now, limit=None):
         with watch.aside():
             checkpoints.save(taken, now)  # first: an evaluation that fails loses nothing
             scores = evaluate(
@@ -102,7 +106,7 @@ def main() -> dict:
     hooks = [
         *hooks,
         loop.Hook(run.checkpoint.every, save),
-        loop.Hook(run.evaluation.every, score),
+        loop.Hook(run.evaluation.every, score_some),
     ]
     with jax.set_mesh(mesh), loop.Interruption() as interruption:
         now, taken = loop.fit(
@@ -120,7 +124,7 @@ def main() -> dict:
             checkpoints.save(taken, now)
             checkpoints.close()
             return watch.interrupted(taken, interruption.signal)
-        scores = score(taken, now, limit=None)
+        scores = score(taken, now)
     samples, drawn = draw_samples(
         model, now.params, f"{data_directory(workdir)}/tokenizer.model", run.sampling, run.seed
     )

@@ -18,18 +18,12 @@ class Hook:
     """Something to do between steps.
 
     Attributes:
-      every: steps between calls; 0 for none but the last.
+      every: steps between calls; 0 for none.
       call: takes the number of steps taken and the state, which it must not keep.
-      at_end: whether it is also called after the last step of the run.
     """
 
     every: int
     call: Callable[[int, TrainState], None]
-    at_end: bool = False
-
-    def due(self, step: int, steps: int) -> bool:
-        """Says whether to call after `step` of `steps`."""
-        return bool(self.every and step % self.every == 0) or (self.at_end and step == steps)
 
 
 class Interruption:
@@ -125,7 +119,7 @@ def fit(
         report()
         step += 1
         pending = (step, metrics)
-        due = [hook for hook in hooks if hook.due(step, steps)]
+        due = [hook for hook in hooks if hook.every and step % hook.every == 0]
         if due:
             report()
         for hook in due:
@@ -134,11 +128,11 @@ def fit(
     return state, step
 
 
-def profile_hooks(span: str, workdir: str) -> list[Hook]:
+def profile_hooks(span: str, workdir: str, steps: int) -> list[Hook]:
     """Returns the hooks that trace the steps `FROM:TO` into `WORKDIR/profile`; none for "".
 
     Raises:
-      ConfigError: `span` is not two ascending numbers.
+      ConfigError: `span` is not two ascending numbers, or ends behind the run's `steps`.
     """
     if not span:
         return []
@@ -146,6 +140,10 @@ def profile_hooks(span: str, workdir: str) -> list[Hook]:
     if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
         raise ConfigError(f"--profile={span}: give FROM:TO, two ascending steps such as 20:25")
     first, last = int(first), int(last)
+    if last > steps:
+        raise ConfigError(
+            f"--profile={span}: the run ends after step {steps}; end it there at most"
+        )
 
     def toggle(step, state):
         if step == first:

@@ -30,7 +30,7 @@ def test_metrics_come_in_order_and_hooks_see_the_right_state():
     seen, called = [], []
     hooks = [
         Hook(4, lambda step, state: called.append(("four", step, int(state), len(seen)))),
-        Hook(0, lambda step, state: called.append(("end", step, int(state), len(seen))), True),
+        Hook(0, lambda *_: called.append("never")),
     ]
     state, step = fit(
         counting_step,
@@ -43,7 +43,7 @@ def test_metrics_come_in_order_and_hooks_see_the_right_state():
     )
     assert (int(state), step) == (10, 10)
     assert seen == [(n + 1, float(n)) for n in range(2, 10)]
-    assert called == [("four", 4, 4, 2), ("four", 8, 8, 6), ("end", 10, 10, 8)]
+    assert called == [("four", 4, 4, 2), ("four", 8, 8, 6)]
 
 
 def test_a_signal_ends_the_loop_after_the_step_and_a_second_one_acts_as_usual():
@@ -87,13 +87,18 @@ def test_batches_are_placed_one_ahead_and_sharded():
 @pytest.mark.parametrize("span", ["5", "a:b", "9:3", "0:4"])
 def test_a_profile_span_that_is_none_is_refused(span, tmp_path):
     with pytest.raises(ConfigError, match="give FROM:TO"):
-        profile_hooks(span, str(tmp_path))
+        profile_hooks(span, str(tmp_path), 20)
+
+
+def test_a_profile_that_the_run_would_not_finish_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="the run ends after step 5"):
+        profile_hooks("2:6", str(tmp_path), 5)
 
 
 def test_a_profile_is_written(tmp_path):
     fit(
         counting_step, jnp.int32(0), iter(range(9)), first=0, steps=5,
-        on_metrics=lambda *_: None, hooks=profile_hooks("2:4", str(tmp_path)),
+        on_metrics=lambda *_: None, hooks=profile_hooks("2:4", str(tmp_path), 5),
     )  # fmt: skip
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
