@@ -21,7 +21,6 @@ from experiments import entry
 from llm_jax.data import open_split
 from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.parallel.mesh import MeshConfig, make_mesh
-from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training.restore import load_model
 from llm_jax.training.workdir import data_directory
 
@@ -36,20 +35,17 @@ def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
     workdir = entry.required(WORKDIR)
     step = int(STEP.value) if STEP.value.isdigit() else STEP.value
-    restored = load_model(workdir, step)
+    mesh = make_mesh(MeshConfig(data=-1))
+    restored = load_model(workdir, step, mesh)
     rows = open_split(data_directory(workdir), SPLIT.value)
     print(
         f"step {restored.step} of {workdir} on {SPLIT.value}: {rows.tokens:,} tokens, "
         f"{rows.bytes:,} bytes, {rows.documents:,} documents",
         file=sys.stderr,
     )
-    model, mesh = restored.model, make_mesh(MeshConfig(data=-1))
-    params = jax.device_put(
-        restored.params, tree_shardings(restored.params, model.logical_axes, mesh)
-    )
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        scores = evaluate(model, params, rows, batch_size=BATCH_SIZE.value)
+        scores = evaluate(restored.model, restored.params, rows, batch_size=BATCH_SIZE.value)
     seconds = time.perf_counter() - began
     print(
         f"loss {scores['loss']:.4f}  perplexity {scores['perplexity']:.2f}  "

@@ -17,7 +17,7 @@ from llm_jax.parallel.sharding import batch_sharding
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def eval_step(model: Model, params, batch):
+def _sums(model: Model, params, batch):
     """Returns `(nats, tokens)` of a batch: float32 sums, of weighted loss and of weights."""
     (_, weight), sums = next_token_loss(model, params, batch)
     return sums["nll"], weight
@@ -30,7 +30,6 @@ def evaluate(
     *,
     batch_size: int,
     limit: int | None = None,
-    eval_step=eval_step,
 ) -> dict:
     """Returns loss, perplexity and bits per byte of `rows`, every row once.
 
@@ -45,7 +44,6 @@ def evaluate(
       batch_size: rows per batch, rounded up to what the mesh divides; the last batch is filled up
         with rows of weight 0.
       limit: only the first so many rows, rounded up to whole batches; None or 0 for all.
-      eval_step: `(model, params, batch) -> (nats, tokens)`, compiled.
 
     Returns:
       `loss` (nats per token), `perplexity`, `bits_per_byte` (total nats / ln 2 / UTF-8 bytes),
@@ -69,7 +67,7 @@ def evaluate(
     rounds = math.ceil(min(limit or len(rows), len(rows)) / batch_size)
     nats, tokens, pending = 0.0, 0.0, []
     for batch in itertools.islice(batches, rounds):
-        pending.append(eval_step(model, params, jax.tree.map(place, batch)))
+        pending.append(_sums(model, params, jax.tree.map(place, batch)))
         if len(pending) > 1:  # read one batch late: the device does not wait for the host
             nats, tokens = _add(nats, tokens, pending.pop(0))
     nats, tokens = _add(nats, tokens, pending.pop())

@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from llm_jax import models
 from llm_jax.configuration import to_dict
+from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
 from llm_jax.training.precision import policy
 from llm_jax.training.run import RunConfig, parse_run
+from llm_jax.training.state import placed
 
 
 def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
@@ -38,8 +42,10 @@ class Restored:
     step: int
 
 
-def load_model(workdir: str, step: int | str | None = None) -> Restored:
+def load_model(workdir: str, step: int | str | None = None, mesh: Mesh | None = None) -> Restored:
     """Returns the model of `workdir` at `step` (an int, "best", or None or "last": the newest).
+
+    With a `mesh` each device reads its part of the parameters only; without, one holds them all.
 
     Raises:
       CheckpointError: there is no such checkpoint, or a file of it is missing or changed.
@@ -50,7 +56,10 @@ def load_model(workdir: str, step: int | str | None = None) -> Restored:
     numbers = policy(run.precision)
     numbers.activate()
     model = models.build(run.model, run.execution, numbers.dtype)
-    params = checkpoints.restore(step, {"params": model.abstract_params})["params"]
+    target = model.abstract_params
+    if mesh is not None:
+        target = placed(target, tree_shardings(target, model.logical_axes, mesh))
+    params = checkpoints.restore(step, {"params": target})["params"]
     checkpoints.close()
     return Restored(run, model, params, str(path / "tokenizer.model"), step)
 

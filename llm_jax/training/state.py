@@ -67,12 +67,12 @@ def shardings(abstract: TrainState, parameter_axes, optimizer_axes, mesh: Mesh) 
     return tree_shardings(abstract, axes, mesh)
 
 
-def placed(abstract: TrainState, state_shardings: TrainState) -> TrainState:
-    """Returns `abstract` with its shardings, as a target to restore into."""
+def placed(abstract, shardings):
+    """Returns `abstract`, any tree, with its shardings, as a target to restore into."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,
-        state_shardings,
+        shardings,
     )
 
 
