@@ -6,7 +6,7 @@ Hardware:  one host with eight accelerators of 40 GB or more (any number that di
            --config.mesh.fsdp=-1 --config.mesh.data=1 shards the parameters as well).
 Time:      10 billion tokens, 8.0e18 FLOPs by the formula in the run's header; divide by what the
            devices give.
-Result:    none is claimed: no such machine was at hand. No test trains it yet.
+Result:    none is claimed: no such machine was at hand. A test trains its `tiny`.
 
 The text is the user's own: any directory of UTF-8 files, such as an export of OpenWebText.
 Variant `tiny` keeps everything but the size: --config=configs/gpt2_124m.py:tiny.

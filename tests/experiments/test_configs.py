@@ -1,0 +1,34 @@
+import runpy
+
+import pytest
+
+from llm_jax.training.run import parse_run
+from tests.experiments.conftest import ROOT, result, run
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("variant", ["", "tiny"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_accepted(path, variant):
+    module = runpy.run_path(path)
+    tiny, real = (parse_run(module["get_config"](v)) for v in ("tiny", variant))
+    assert tiny.steps * tiny.batch_size <= 300 < real.steps * real.batch_size or variant == "tiny"
+    assert f"--config=configs/{path.name}" in module["__doc__"]
+
+
+def test_an_unknown_variant_is_refused():
+    for path in CONFIGS:
+        with pytest.raises(ValueError, match="'tinny' is unknown"):
+            runpy.run_path(path)["get_config"]("tinny")
+
+
+def test_gpt2_124m_tiny_trains_in_bf16(text, tmp_path):
+    done = run(
+        "pretrain", "--config=configs/gpt2_124m.py:tiny", f"--config.data.path={text}",
+        f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert "bf16" in done.stderr
+    outcome = result(done)
+    assert outcome["finished"]
+    assert outcome["loss"] < 5.9  # ln 384 is 5.95
