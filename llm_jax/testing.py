@@ -5,6 +5,17 @@ import numpy as np
 
 from llm_jax import models
 
+# What later decoders changed in GPT-2's block, all at once.
+MODERN_CHOICES = {
+    "num_kv_heads": 2,
+    "positions": "rotary",
+    "qk_norm": True,
+    "norm": "rms_norm",
+    "use_bias": False,
+    "activation": "relu_squared",
+    "tied_embeddings": False,
+}
+
 
 def tiny_config(**changes) -> dict:
     """Returns `config.model` of a GPT-2 that runs in milliseconds, with `changes`."""

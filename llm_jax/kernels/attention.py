@@ -1,9 +1,9 @@
 """Attention: named implementations of one function, the plain reference first.
 
 All take `query [B, T, N, H]`, `key` and `value [B, S, K, H]` with `N` a multiple of `K`
-(grouped-query attention: query head `n` reads key-value head `n // (N // K)`) and a `Mask`, and
-return `[B, T, N, H]` in the query's dtype. Scores are scaled by `1 / sqrt(H)`; the softmax is
-computed in float32. A query that may attend to nothing gives finite numbers without meaning.
+(grouped-query attention: query head `n` reads key-value head `n // (N // K)`), a `Mask` and
+`Scores`, and return `[B, T, N, H]` in the query's dtype. The softmax is computed in float32. A
+query that may attend to nothing gives finite numbers without meaning.
 """
 
 import dataclasses
@@ -28,11 +28,21 @@ class Mask:
         and with its own. None means `0 .. T-1`.
       query_segments: int32 [B, T] or None: a query sees only keys of its own segment.
       key_segments: int32 [B, S]; given if and only if `query_segments` is.
+      window: int32 scalar or None: a query sees only the last so many slots, its own included.
+      causal: whether a query's own slot is the last that it sees; without it `query_positions`
+        and `window` are not looked at.
     """
 
     query_positions: jax.Array | None = None
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
+    window: jax.Array | None = None
+    causal: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    @property
+    def prefix_only(self) -> bool:
+        """Whether query `t` sees no key behind slot `t`: half of the work can be left out."""
+        return self.causal and self.query_positions is None
 
     def allowed(self, queries: slice, keys: int) -> jax.Array:
         """Returns bool [B or 1, queries, keys]: which keys the queries of a range may see."""
@@ -40,22 +50,55 @@ class Mask:
             position = jnp.arange(queries.start, queries.stop)[None, :]
         else:
             position = self.query_positions[:, queries]
-        allowed = jnp.arange(keys) <= position[:, :, None]
+        allowed = jnp.ones((1, queries.stop - queries.start, keys), bool)
+        if self.causal:
+            behind = position[:, :, None] - jnp.arange(keys)
+            allowed = behind >= 0
+            if self.window is not None:
+                allowed = allowed & (behind < self.window)
         if self.query_segments is not None:
             same = self.query_segments[:, queries, None] == self.key_segments[:, None, :keys]
             allowed = allowed & same
         return allowed
 
 
-def plain(query, key, value, mask: Mask, *, drop=None):
-    """The reference: all scores at once. `drop` maps probabilities [B, N, T, S] to dropped ones."""
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What scores are before the softmax: `cap tanh(scale q k / cap)`.
+
+    Attributes:
+      scale: of the products; None means `1 / sqrt(H)`.
+      cap: no score is larger (Gemma 2, arXiv:2408.00118); None for none.
+    """
+
+    scale: float | None = None
+    cap: float | None = None
+
+    def factor(self, head_dim: int) -> float:
+        """Returns the scale."""
+        return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
+
+    def capped(self, scores):
+        """Returns scaled products as scores."""
+        return scores if self.cap is None else self.cap * jnp.tanh(scores / self.cap)
+
+
+def plain(query, key, value, mask: Mask, scores: Scores = Scores(), *, bias=None, drop=None):
+    """The reference: all scores at once.
+
+    `bias` [B or 1, N, T, S] is added to the scores; `drop` maps probabilities [B, N, T, S] to
+    dropped ones.
+    """
     batch, length, heads, head_dim = query.shape
     groups = key.shape[2]
     query = query.reshape(batch, length, groups, heads // groups, head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32)
+    logits = scores.capped(logits * scores.factor(head_dim))
+    if bias is not None:
+        logits = logits + bias.reshape(-1, groups, heads // groups, *bias.shape[2:])
     allowed = mask.allowed(slice(0, length), key.shape[1])[:, None, None]
-    scores = jnp.where(allowed, scores / math.sqrt(head_dim), MASKED)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    logits = jnp.where(allowed, logits, MASKED)
+    probabilities = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     if drop is not None:
         flat = probabilities.reshape(batch, heads, length, -1)
         probabilities = drop(flat).reshape(probabilities.shape)
@@ -63,7 +106,7 @@ def plain(query, key, value, mask: Mask, *, drop=None):
     return out.reshape(batch, length, heads, head_dim)
 
 
-def chunked(query, key, value, mask: Mask, *, chunk: int = 128):
+def chunked(query, key, value, mask: Mask, scores: Scores = Scores(), *, chunk: int = 128):
     """Memory-lean and fast: ranges of queries, scores made again in the backward pass.
 
     Each range of `chunk` queries reads the keys up to its end only, which for the plain causal
@@ -74,7 +117,8 @@ def chunked(query, key, value, mask: Mask, *, chunk: int = 128):
     batch, length, heads, head_dim = query.shape
     groups = key.shape[2]
     grouped = query.reshape(batch, length, groups, heads // groups, head_dim)
-    out = _chunked(chunk, grouped.transpose(0, 2, 3, 1, 4), _heads(key), _heads(value), mask)
+    settings = (chunk, scores)
+    out = _chunked(settings, grouped.transpose(0, 2, 3, 1, 4), _heads(key), _heads(value), mask)
     return out.transpose(0, 3, 1, 2, 4).reshape(query.shape)
 
 
@@ -83,8 +127,8 @@ def _heads(x):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(chunk, query, key, value, mask):
-    return _chunked_forward(chunk, query, key, value, mask)[0]
+def _chunked(settings, query, key, value, mask):
+    return _chunked_forward(settings, query, key, value, mask)[0]
 
 
 def _ranges(chunk: int, length: int, keys: int, mask: Mask):
@@ -93,27 +137,28 @@ def _ranges(chunk: int, length: int, keys: int, mask: Mask):
         stop = min(start + chunk, length)
         yield (
             slice(start, stop),
-            slice(0, min(stop, keys) if mask.query_positions is None else keys),
+            slice(0, min(stop, keys) if mask.prefix_only else keys),
         )
 
 
-def _scores(query, key, mask: Mask, rows: slice, columns: slice):
-    scale = 1.0 / math.sqrt(query.shape[-1])
-    scores = jnp.einsum(
+def _logits(scores: Scores, query, key, mask: Mask, rows: slice, columns: slice):
+    products = jnp.einsum(
         "bkgth,bksh->bkgts",
-        query[..., rows, :] * jnp.asarray(scale, query.dtype),
+        query[..., rows, :] * jnp.asarray(scores.factor(query.shape[-1]), query.dtype),
         key[:, :, columns],
         preferred_element_type=jnp.float32,
     )
-    return jnp.where(mask.allowed(rows, columns.stop)[:, None, None], scores, MASKED)
+    allowed = mask.allowed(rows, columns.stop)[:, None, None]
+    return jnp.where(allowed, scores.capped(products), MASKED)
 
 
-def _chunked_forward(chunk, query, key, value, mask):
+def _chunked_forward(settings, query, key, value, mask):
+    chunk, scores = settings
     outputs, normalizers = [], []
     for rows, columns in _ranges(chunk, query.shape[3], key.shape[2], mask):
-        scores = _scores(query, key, mask, rows, columns)
-        largest = jnp.max(scores, axis=-1, keepdims=True)
-        weights = jnp.exp(scores - largest)
+        logits = _logits(scores, query, key, mask, rows, columns)
+        largest = jnp.max(logits, axis=-1, keepdims=True)
+        weights = jnp.exp(logits - largest)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         mixed = jnp.einsum("bkgts,bksh->bkgth", weights.astype(value.dtype), value[:, :, columns])
         outputs.append((mixed / total).astype(query.dtype))
@@ -122,18 +167,22 @@ def _chunked_forward(chunk, query, key, value, mask):
     return out, (query, key, value, mask, out, jnp.concatenate(normalizers, axis=3))
 
 
-def _chunked_backward(chunk, residuals, d_out):
+def _chunked_backward(settings, residuals, d_out):
+    chunk, scores = settings
     query, key, value, mask, out, normalizer = residuals
-    scale = 1.0 / math.sqrt(query.shape[-1])
+    scale = scores.factor(query.shape[-1])
     f32 = {"preferred_element_type": jnp.float32}
     # The softmax's correction, sum_s p_ts dp_ts, is also sum_h o_th do_th.
     inner = jnp.sum(out.astype(jnp.float32) * d_out, axis=-1, keepdims=True)
     d_query, d_key, d_value = [], 0.0, 0.0
     for rows, columns in _ranges(chunk, query.shape[3], key.shape[2], mask):
-        probabilities = jnp.exp(_scores(query, key, mask, rows, columns) - normalizer[..., rows, :])
+        logits = _logits(scores, query, key, mask, rows, columns)
+        probabilities = jnp.exp(logits - normalizer[..., rows, :])
         d_part = d_out[..., rows, :]
         d_probabilities = jnp.einsum("bkgth,bksh->bkgts", d_part, value[:, :, columns], **f32)
         d_scores = probabilities * (d_probabilities - inner[..., rows, :]) * scale
+        if scores.cap is not None:
+            d_scores = d_scores * (1.0 - jnp.square(jnp.maximum(logits, -scores.cap) / scores.cap))
         d_scores, probabilities = d_scores.astype(query.dtype), probabilities.astype(query.dtype)
         d_query.append(jnp.einsum("bkgts,bksh->bkgth", d_scores, key[:, :, columns]))
         key_part = jnp.einsum("bkgts,bkgth->bksh", d_scores, query[..., rows, :], **f32)
@@ -148,13 +197,18 @@ def _chunked_backward(chunk, residuals, d_out):
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def library(query, key, value, mask: Mask, *, implementation: str):
-    """`jax.nn.dot_product_attention` with XLA's or cuDNN's implementation."""
-    simple = mask.query_positions is None and mask.query_segments is None
+def library(query, key, value, mask: Mask, scores: Scores = Scores(), *, implementation: str):
+    """`jax.nn.dot_product_attention` with XLA's or cuDNN's implementation; it has no cap."""
+    if scores.cap is not None:
+        raise ConfigError(
+            f"attention {implementation!r} cannot cap scores: choose 'chunked', 'plain' or 'auto'"
+        )
+    simple = mask.prefix_only and mask.query_segments is None and mask.window is None
     allowed = None if simple else mask.allowed(slice(0, query.shape[1]), key.shape[1])[:, None]
     return jax.nn.dot_product_attention(
-        query, key, value, mask=allowed, is_causal=simple, implementation=implementation
-    )
+        query, key, value, mask=allowed, scale=scores.scale, is_causal=simple,
+        implementation=implementation,
+    )  # fmt: skip
 
 
 IMPLEMENTATIONS = {
@@ -180,6 +234,8 @@ def choose(
     query_shape: tuple,
     dtype,
     dropout: bool = False,
+    bias: bool = False,
+    capped: bool = False,
     cached: bool = False,
 ) -> str:
     """Returns the name that `implementation` stands for: itself, or what `auto` picks.
@@ -191,28 +247,40 @@ def choose(
       query_shape: `(B, T, N, H)`.
       dtype: of the query.
       dropout: whether attention probabilities are dropped, which only "plain" does.
+      bias: whether scores have a bias, which only "plain" takes.
+      capped: whether scores are capped.
       cached: whether keys come from a cache.
 
     Raises:
-      ConfigError: an unknown name, or dropout asked of an implementation that has none.
+      ConfigError: an unknown name, or dropout or a bias asked of an implementation without it.
     """
     check(implementation)
-    if dropout:
+    if dropout or bias:
         if implementation not in ("auto", "plain"):
             raise ConfigError(
-                f"attention {implementation!r} cannot drop probabilities: choose 'plain' or "
-                "'auto', or set attention_dropout_rate=0"
+                f"attention {implementation!r} cannot drop probabilities or add a bias: choose "
+                "'plain' or 'auto', or set attention_dropout_rate=0"
             )
         return "plain"
     if implementation != "auto":
         return implementation
-    if backend == "gpu" and not cached and dtype in (jnp.bfloat16, jnp.float16):
+    if backend == "gpu" and not (cached or capped) and dtype in (jnp.bfloat16, jnp.float16):
         return "cudnn"
     return "plain" if cached else "chunked"
 
 
-def attention(query, key, value, mask: Mask, *, implementation: str = "auto", drop=None):
-    """Causal attention by a named implementation; shapes and types as the module says."""
+def attention(
+    query,
+    key,
+    value,
+    mask: Mask,
+    scores: Scores = Scores(),
+    *,
+    implementation: str = "auto",
+    bias=None,
+    drop=None,
+):
+    """Attention by a named implementation; shapes and types as the module and `plain` say."""
     mesh = jax.sharding.get_abstract_mesh()
     name = choose(
         implementation,
@@ -221,7 +289,9 @@ def attention(query, key, value, mask: Mask, *, implementation: str = "auto", dr
         query_shape=query.shape,
         dtype=query.dtype,
         dropout=drop is not None,
+        bias=bias is not None,
+        capped=scores.cap is not None,
         cached=mask.query_positions is not None,
     )
-    extra = {} if drop is None else {"drop": drop}
-    return IMPLEMENTATIONS[name](query, key, value, mask, **extra)
+    extra = {} if name != "plain" else {"bias": bias, "drop": drop}
+    return IMPLEMENTATIONS[name](query, key, value, mask, scores, **extra)

@@ -64,6 +64,21 @@ def build(config, execution: Execution = Execution(), dtype=jnp.float32) -> "Mod
     return Model(config, execution, jnp.dtype(dtype))
 
 
+def forward(config, params, **inputs) -> dict:
+    """Runs any family on inputs under their Hugging Face names, e.g. `input_ids`.
+
+    Args:
+      config: the family's Config.
+      params: its parameters.
+      **inputs: arrays; which ones, the family's `forward` says.
+
+    Returns:
+      arrays under Hugging Face's names, e.g. `logits`, `last_hidden_state`.
+    """
+    model = build(config)
+    return model.family.forward(model, params, **inputs)
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """Pure functions of a model family at one configuration.

@@ -10,6 +10,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask
@@ -229,7 +230,7 @@ class Transformer(nn.Module):
             name="embedding",
         )
         x = table(tokens)
-        places = jnp.arange(tokens.shape[1])[None, :] if positions is None else positions
+        places = np.arange(tokens.shape[1])[None, :] if positions is None else positions
         if config.positions == "learned":
             learned = Table(
                 config.max_positions,
@@ -281,6 +282,19 @@ class Transformer(nn.Module):
             if self.is_initializing():
                 head(tokens)
         return x, None if caches is None else {"key": caches[0], "value": caches[1]}
+
+
+def forward(model, params, *, input_ids, attention_mask=None) -> dict:
+    """Returns `logits [B, T, V]` and `last_hidden_state [B, T, D]`, as GPT2LMHeadModel's.
+
+    Args:
+      model: the `llm_jax.models.Model`.
+      params: its parameters.
+      input_ids: int [B, T].
+      attention_mask: int [B, T], 0 where a token is padding; what comes out there is void.
+    """
+    hidden, _ = model.hidden(params, input_ids, segment_ids=attention_mask)
+    return {"logits": model.logits(params, hidden), "last_hidden_state": hidden}
 
 
 def output_embedding(config: Config, params):

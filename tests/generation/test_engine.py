@@ -10,6 +10,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.generation import Engine, SamplingOptions, engine, generate
 from llm_jax.generation.cache import bucket, first_length, grow
 from llm_jax.models import build, parse_config
+from llm_jax.testing import MODERN_CHOICES
 
 TINY = {
     "num_layers": 2,
@@ -18,16 +19,7 @@ TINY = {
     "vocab_size": 101,
     "max_positions": 64,
 }
-MODERN = {
-    **TINY,
-    "num_kv_heads": 2,
-    "positions": "rotary",
-    "qk_norm": True,
-    "norm": "rms_norm",
-    "use_bias": False,
-    "activation": "relu_squared",
-    "tied_embeddings": False,
-}
+MODERN = {**TINY, **MODERN_CHOICES}
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=20)
 
 

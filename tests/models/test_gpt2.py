@@ -6,6 +6,7 @@ import pytest
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.language_model import next_token_loss
 from llm_jax.models import Execution, build, parse_config
+from llm_jax.testing import MODERN_CHOICES
 
 TINY = {
     "num_layers": 3,
@@ -14,16 +15,7 @@ TINY = {
     "vocab_size": 101,
     "max_positions": 24,
 }
-MODERN = {
-    **TINY,
-    "num_kv_heads": 2,
-    "positions": "rotary",
-    "qk_norm": True,
-    "norm": "rms_norm",
-    "use_bias": False,
-    "activation": "relu_squared",
-    "tied_embeddings": False,
-}
+MODERN = {**TINY, **MODERN_CHOICES}
 
 
 PLAIN = Execution(attention="plain")

@@ -1,0 +1,189 @@
+"""Checkpoints that others made, and ours in their form: Hugging Face folders, both ways.
+
+    config, params = load_pretrained("path/to/folder")
+    save_pretrained("path/to/new_folder", config, params)
+
+Each family has one table of names here; what it does not name is an error, in both directions.
+"""
+
+import os
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from llm_jax import models
+from llm_jax.configuration import ConfigError, nearest
+from llm_jax.interop import gpt2
+from llm_jax.interop.folder import Folder, listed, write
+from llm_jax.interop.table import Entry
+from llm_jax.parallel.sharding import tree_shardings
+
+# By `model_type` of config.json. Each module has MODEL_TYPES, read_config, write_config, table and
+# IGNORED, patterns of tensors that hold no parameter.
+FAMILIES = {name: module for module in (gpt2,) for name in module.MODEL_TYPES}
+
+
+def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[Any, Any]:
+    """Returns `(config, params)` of a Hugging Face folder; the parameters are float32.
+
+    One parameter is read at a time, straight to where it lies: at most the model and its largest
+    stacked parameter are in memory.
+
+    Args:
+      path: a folder with config.json and safetensors.
+      mesh: where the parameters are sharded, by their logical axes; None: one device.
+
+    Raises:
+      ConfigError: an unknown model_type or option, damaged or pickled weights, tensors that are
+        missing, too many, or of another shape than the configuration says.
+    """
+    with Folder(path) as folder:
+        config = read_config(folder.config)
+        model = models.build(config)
+        entries, shapes = _entries(config), _by_path(model.abstract_params)
+        _check(folder, config, entries, shapes)
+        shardings = (
+            _by_path(tree_shardings(model.abstract_params, model.logical_axes, mesh))
+            if mesh is not None
+            else dict.fromkeys(shapes)
+        )
+        params = {}
+        for path_ in shapes:
+            host = _read(folder, *entries[path_], shapes)
+            params[path_] = jax.block_until_ready(jax.device_put(host, shardings[path_]))
+        return config, _nested(params)
+
+
+def save_pretrained(
+    path: str | os.PathLike,
+    config: Any,
+    params: Any,
+    *,
+    dtype: Any = np.float32,
+    shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes a folder that `transformers` reads: config.json and safetensors, whole or not at all.
+
+    Args:
+      path: a folder that is not there yet.
+      config: of the family.
+      params: its parameters.
+      dtype: that they are written in.
+      shard_bytes: the largest file.
+
+    Raises:
+      ConfigError: the folder is there, or the reference has no such model.
+    """
+    shapes = _by_path(models.build(config).abstract_params)
+    leaves = _by_path(params)
+    if {name: leaf.shape for name, leaf in leaves.items()} != {
+        n: s.shape for n, s in shapes.items()
+    }:
+        raise ConfigError("the parameters are not those of the configuration")
+    family = _family(config)
+
+    def tensors():
+        for entry in family.table(config):
+            stacked = [leaves[name] for name in entry.paths]
+            for index, name in entry.names(stacked[0].shape):
+                parts = [
+                    entry.layout.to_file(np.asarray(jax.device_get(leaf[index])))
+                    for leaf in stacked
+                ]
+                tensor = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=entry.axis)
+                yield name, np.ascontiguousarray(tensor.astype(dtype))
+
+    written = family.write_config(config) | {"dtype": np.dtype(dtype).name}
+    write(path, written, tensors(), shard_bytes=shard_bytes)
+
+
+def read_config(mapping: dict) -> Any:
+    """Returns the family's Config of what a config.json holds.
+
+    Raises:
+      ConfigError: an unknown model_type, or an option that the family does not have.
+    """
+    name = mapping.get("model_type")
+    if name not in FAMILIES:
+        raise ConfigError(
+            f"model_type {name!r} is unknown ({nearest(str(name), FAMILIES)}): "
+            f"known are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[name].read_config(mapping)
+
+
+def _family(config):
+    for module in set(FAMILIES.values()):
+        if isinstance(config, module.CONFIG):
+            return module
+    raise ConfigError(f"{type(config).__module__} has no counterpart to be written as")
+
+
+def _entries(config) -> dict[str, tuple[Entry, int]]:
+    """Returns, for every parameter's path, its entry and its place in it."""
+    return {
+        path: (entry, place)
+        for entry in _family(config).table(config)
+        for place, path in enumerate(entry.paths)
+    }
+
+
+def _check(folder: Folder, config, entries, shapes) -> None:
+    """Raises `ConfigError` where file, table and model do not name the same things."""
+    if entries.keys() != shapes.keys():
+        raise AssertionError(f"table and model differ in {entries.keys() ^ shapes.keys()}")
+    expected = {}
+    for path, (entry, place) in entries.items():
+        if place:
+            continue
+        parts = [entry.part_shape(shapes[name].shape) for name in entry.paths]
+        shape = list(parts[0])
+        if len(parts) > 1:
+            shape[entry.axis] = sum(part[entry.axis] for part in parts)
+        for _, name in entry.names(shapes[path].shape):
+            expected[name] = tuple(shape)
+    ignored = re.compile("|".join(_family(config).IGNORED) or r"(?!)")
+    there = {name for name in folder.names() if not ignored.fullmatch(name)}
+    if missing := sorted(expected.keys() - there):
+        raise ConfigError(f"{folder.path} lacks tensors: {listed(missing)}")
+    if unknown := sorted(there - expected.keys()):
+        raise ConfigError(f"{folder.path} has tensors that the model has not: {listed(unknown)}")
+    wrong = [
+        f"{name} {folder.shape(name)} instead of {shape}"
+        for name, shape in expected.items()
+        if folder.shape(name) != shape
+    ]
+    if wrong:
+        raise ConfigError(f"{folder.path}: config.json and shapes differ: {listed(wrong)}")
+
+
+def _read(folder: Folder, entry: Entry, place: int, shapes) -> np.ndarray:
+    """Returns one parameter, stacked, float32."""
+    shape = shapes[entry.paths[place]].shape
+    parts = [entry.part_shape(shapes[name].shape) for name in entry.paths]
+    start = sum(part[entry.axis] for part in parts[:place]) if len(parts) > 1 else 0
+    stop = start + parts[place][entry.axis] if len(parts) > 1 else None
+    out = np.empty(shape, np.float32)
+    inner = shape[len(entry.placeholders) :]
+    for index, name in entry.names(shape):
+        out[index] = entry.layout.from_file(folder.read(name, start, stop, entry.axis), inner)
+    return out
+
+
+def _by_path(tree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _nested(leaves: dict[str, Any]) -> dict:
+    tree: dict = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
