@@ -1,11 +1,11 @@
-"""Self-attention of a block: projections, rotary positions, cache, and the kernel between."""
+"""Attention of a block: projections, rotary positions, cache, and the kernel between."""
 
 import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from llm_jax.kernels.attention import Mask, attention
+from llm_jax.kernels.attention import Mask, Scores, attention
 from llm_jax.layers.dropout import dropout
 from llm_jax.layers.linear import Projection
 from llm_jax.layers.norm import RMSNorm
@@ -23,14 +23,15 @@ class Shape:
     head_dim: int
 
 
-class SelfAttention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762) over `x [B, T, D]`.
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) of `x [B, T, D]`.
 
     Attributes:
       shape: its sizes.
-      use_bias: whether the projections have biases.
+      biases: which of "query", "key", "value", "output" have one.
       qk_norm: RMS-normalizes queries and keys by head (Henry et al. 2020, arXiv:2010.04245).
-      epsilon: of that norm.
+      epsilon, norm_offset: of that norm.
+      scores: scale and cap.
       implementation: a name of `llm_jax.kernels.attention`.
       dropout_rate: of attention probabilities.
       init_std, output_std: initial deviations of the input and the output projections.
@@ -38,9 +39,11 @@ class SelfAttention(nn.Module):
     """
 
     shape: Shape
-    use_bias: bool
+    biases: tuple[str, ...]
     qk_norm: bool
     epsilon: float
+    norm_offset: float
+    scores: Scores
     implementation: str
     dropout_rate: float
     init_std: float
@@ -48,35 +51,37 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, mask: Mask, *, rotary=None, dropout_key=None, example_ids=None, kv=None):
+    def __call__(
+        self,
+        x,
+        mask: Mask,
+        *,
+        memory=None,
+        rotary=None,
+        bias=None,
+        dropout_key=None,
+        example_ids=None,
+        kv=None,
+    ):
         """Returns `(y [B, T, D], kv)`.
 
         Args:
           x: [B, T, D].
           mask: who sees whom; its `query_positions` are the slots that a cache is written at.
+          memory: None, or [B, S, D], where keys and values come from in place of `x`; or a pair of
+            keys and values [B, S, K, H] that `memory_kv` made of it.
           rotary: tables of `llm_jax.layers.rope`, or None.
+          bias: [B or 1, N, T, S], added to the scores, or None.
           dropout_key: of this layer's attention probabilities, or None.
           example_ids: int32 [B], needed with a dropout key.
           kv: None, or `(key, value, layer)`: the whole model's caches [L, B, K, S, H] and which
             layer this is. The returned pair has this layer's new entries.
         """
-        size, heads, kv_heads, dim = dataclasses.astuple(self.shape)
-
-        def project(name, count):
-            names = ("embed", "heads" if count == heads else None, "head_dim")
-            layer = Projection(
-                (size,), (count, dim), names, self.init_std, self.use_bias, self.dtype, name=name
-            )
-            return constrain(layer(x), ("batch", "length", names[1], "head_dim"))
-
-        query, key, value = (
-            project("query", heads),
-            project("key", kv_heads),
-            project("value", kv_heads),
+        size, heads, _, dim = dataclasses.astuple(self.shape)
+        query = self._normed(self._project("query", heads, x), "query_norm")
+        key, value = (
+            memory if isinstance(memory, tuple) else self.memory_kv(x if memory is None else memory)
         )
-        if self.qk_norm:
-            query = RMSNorm(self.epsilon, self.dtype, axis="head_dim", name="query_norm")(query)
-            key = RMSNorm(self.epsilon, self.dtype, axis="head_dim", name="key_norm")(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if kv is not None:
@@ -91,18 +96,47 @@ class SelfAttention(nn.Module):
             def drop(probabilities):
                 return dropout(probabilities, self.dropout_rate, dropout_key, example_ids)
 
-        mixed = attention(query, key, value, mask, implementation=self.implementation, drop=drop)
+        mixed = attention(
+            query, key, value, mask, self.scores,
+            implementation=self.implementation, bias=bias, drop=drop,
+        )  # fmt: skip
         mixed = constrain(mixed, ("batch", "length", "heads", "head_dim"))
         output = Projection(
             (heads, dim),
             (size,),
             ("heads", "head_dim", "embed"),
             self.output_std,
-            self.use_bias,
+            "output" in self.biases,
             self.dtype,
             name="output",
         )
         return output(mixed), kv
+
+    def memory_kv(self, x):
+        """Returns keys and values [B, S, K, H] of `x [B, S, D]`, before rotary positions."""
+        count = self.shape.num_kv_heads
+        return self._normed(self._project("key", count, x), "key_norm"), self._project(
+            "value", count, x
+        )
+
+    def _normed(self, x, name):
+        if not self.qk_norm:
+            return x
+        settings = {"axis": "head_dim", "offset": self.norm_offset}
+        return RMSNorm(self.epsilon, self.dtype, name=name, **settings)(x)
+
+    def _project(self, name, count, x):
+        names = ("embed", "heads" if count == self.shape.num_heads else None, "head_dim")
+        layer = Projection(
+            (self.shape.hidden_size,),
+            (count, self.shape.head_dim),
+            names,
+            self.init_std,
+            name in self.biases,
+            self.dtype,
+            name=name,
+        )
+        return constrain(layer(x), ("batch", "length", names[1], "head_dim"))
 
 
 def _write(cache, new, layer, positions):

@@ -1,4 +1,4 @@
-"""The two-layer feed-forward part of a block."""
+"""The feed-forward part of a block, plain or gated."""
 
 import flax.linen as nn
 import jax
@@ -20,11 +20,15 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu_squared": relu_squared,
     "silu": jax.nn.silu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
 
 class MLP(nn.Module):
-    """`down(activation(up(x)))` of `x [B, T, D]`, with `mlp_size` hidden units."""
+    """`down(activation(up(x)))` of `x [B, T, D]`, with `mlp_size` hidden units.
+
+    `gated` makes it `down(activation(gate(x)) * up(x))` (Shazeer 2020, arXiv:2002.05202).
+    """
 
     hidden_size: int
     mlp_size: int
@@ -33,6 +37,7 @@ class MLP(nn.Module):
     output_std: float
     init_std: float
     dtype: jnp.dtype
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x):
@@ -44,4 +49,8 @@ class MLP(nn.Module):
             (width,), (size,), ("mlp", "embed"), self.output_std, name="down", **shared
         )
         inner = constrain(up(x), ("batch", "length", "mlp"))
-        return down(ACTIVATIONS[self.activation](inner))
+        activation = ACTIVATIONS[self.activation]
+        if not self.gated:
+            return down(activation(inner))
+        gate = Projection((size,), (width,), ("embed", "mlp"), self.init_std, name="gate", **shared)
+        return down(activation(constrain(gate(x), ("batch", "length", "mlp"))) * inner)

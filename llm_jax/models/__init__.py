@@ -109,10 +109,9 @@ class Model:
         )
 
     def _boxed(self, key):
-        tokens = jnp.zeros((1, 1), jnp.int32)
-        # The one token that shapes the parameters is no batch that a mesh could divide.
+        # The inputs that shape the parameters are no batch that a mesh could divide.
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            return self._module.init(key, tokens)["params"]
+            return self._module.init(key, **self.family.example_inputs(self.config))["params"]
 
     def init(self, key):
         """Returns fresh parameters, a nested dict of float32 arrays, stacked by layer."""

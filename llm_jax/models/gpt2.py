@@ -8,17 +8,17 @@ same blocks; the defaults are GPT-2 small.
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask
 from llm_jax.layers import norm
-from llm_jax.layers.attention import SelfAttention, Shape
+from llm_jax.layers.attention import Shape
+from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
 from llm_jax.layers.embed import Table
-from llm_jax.layers.mlp import ACTIVATIONS, MLP
+from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.rope import rotary_tables
 from llm_jax.layers.stack import stack
 from llm_jax.models.flops import Flops
@@ -119,76 +119,28 @@ class Config:
         return self.mlp_size or 4 * self.hidden_size
 
     @property
+    def block(self) -> BlockConfig:
+        """What its blocks are."""
+        return BlockConfig(
+            shape=Shape(self.hidden_size, self.num_heads, self.kv_heads, self.size_of_head),
+            mlp_size=self.size_of_mlp,
+            activation=self.activation,
+            norm=self.norm,
+            norm_epsilon=self.layer_norm_epsilon,
+            norm_bias=self.use_bias,
+            attention_biases=ALL_BIASES if self.use_bias else (),
+            mlp_bias=self.use_bias,
+            qk_norm=self.qk_norm,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            init_std=self.init_std,
+            output_std=self.init_std / (2 * self.num_layers) ** 0.5,
+        )
+
+    @property
     def padded_vocab(self) -> int:
         """Rows of the token table: `vocab_size` up to a multiple of 128."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-
-
-class Block(nn.Module):
-    """One layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
-
-    config: Config
-    implementation: str
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, carry, layer, shared):
-        """Takes and returns `(x [B, T, D], caches or None)`; see `layers.stack`."""
-        config = self.config
-        x, caches = carry
-        mask, rotary, dropout_key, example_ids = shared
-        output_std = config.init_std / (2 * config.num_layers) ** 0.5
-
-        def normalize(name):
-            return norm.make(
-                config.norm,
-                epsilon=config.layer_norm_epsilon,
-                use_bias=config.use_bias,
-                dtype=self.dtype,
-                name=name,
-            )
-
-        def key(site):
-            if dropout_key is None:
-                return None
-            return site_key(jax.random.fold_in(dropout_key, layer), site)
-
-        attention = SelfAttention(
-            shape=Shape(config.hidden_size, config.num_heads, config.kv_heads, config.size_of_head),
-            use_bias=config.use_bias,
-            qk_norm=config.qk_norm,
-            epsilon=config.layer_norm_epsilon,
-            implementation=self.implementation,
-            dropout_rate=config.attention_dropout_rate,
-            init_std=config.init_std,
-            output_std=output_std,
-            dtype=self.dtype,
-            name="attention",
-        )
-        branch, caches = attention(
-            normalize("attention_norm")(x),
-            mask,
-            rotary=rotary,
-            dropout_key=key("attention_probabilities"),
-            example_ids=example_ids,
-            kv=None if caches is None else (*caches, layer),
-        )
-        x = x + dropout(branch, config.dropout_rate, key("attention"), example_ids)
-        x = constrain(x, ("batch", "length", "embed"))
-        mlp = MLP(
-            hidden_size=config.hidden_size,
-            mlp_size=config.size_of_mlp,
-            activation=config.activation,
-            use_bias=config.use_bias,
-            init_std=config.init_std,
-            output_std=output_std,
-            dtype=self.dtype,
-            name="mlp",
-        )
-        branch = mlp(normalize("mlp_norm")(x))
-        x = x + dropout(branch, config.dropout_rate, key("mlp"), example_ids)
-        x = constrain(x, ("batch", "length", "embed"))
-        return (x, caches), None
 
 
 class Transformer(nn.Module):
@@ -255,14 +207,13 @@ class Transformer(nn.Module):
             remat=self.remat,
             unroll=self.unroll,
             name="layers",
-            config=config,
+            config=config.block,
             implementation=self.attention,
             dtype=self.dtype,
         )
         caches = None if cache is None else (cache["key"], cache["value"])
-        (x, caches), _ = blocks(
-            (x, caches), jnp.arange(config.num_layers), (mask, rotary, dropout_key, example_ids)
-        )
+        context = Context(mask, rotary, dropout_key=dropout_key, example_ids=example_ids)
+        (x, caches), _ = blocks((x, caches), Layer(jnp.arange(config.num_layers)), context)
         x = norm.make(
             config.norm,
             epsilon=config.layer_norm_epsilon,
@@ -282,6 +233,12 @@ class Transformer(nn.Module):
             if self.is_initializing():
                 head(tokens)
         return x, None if caches is None else {"key": caches[0], "value": caches[1]}
+
+
+def example_inputs(config: Config) -> dict:
+    """Returns the smallest inputs of the module: they shape its parameters."""
+    del config
+    return {"tokens": jnp.zeros((1, 1), jnp.int32)}
 
 
 def forward(model, params, *, input_ids, attention_mask=None) -> dict:
