@@ -48,7 +48,7 @@ def get_config(variant: str = ""):
     config.optim.newton_schulz_steps = 3
 
     config.evaluation.every = 125
-    config.evaluation.rows = 64
+    config.evaluation.rows = 0
     config.sampling.prompts = ("def main():\n    ",)
     config.sampling.num_samples = 20
     config.sampling.python = True
