@@ -5,14 +5,21 @@ import pytest
 from llm_jax.training.run import parse_run
 from tests.experiments.conftest import ROOT, result, run
 
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("variant", ["", "tiny"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_is_accepted(path, variant):
     module = runpy.run_path(path)
-    tiny, real = (parse_run(module["get_config"](v)) for v in ("tiny", variant))
+
+    def parsed(variant):
+        config = module["get_config"](variant)
+        if config.data.source == "text":
+            config.data.path = "the user's own"
+        return parse_run(config)
+
+    tiny, real = parsed("tiny"), parsed(variant)
     assert tiny.steps * tiny.batch_size <= 300 < real.steps * real.batch_size or variant == "tiny"
     assert f"--config=configs/{path.name}" in module["__doc__"]
 
