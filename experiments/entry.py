@@ -1,5 +1,6 @@
 """What every experiment's start and end share: flags, one-line errors, one JSON line of results."""
 
+import errno
 import json
 import runpy
 import sys
@@ -66,6 +67,15 @@ def _run(main) -> int:
         result = main()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: no room to write {error.filename or 'a file'} ({error.strerror}); checkpoints "
+            "that were whole still are: make room and run the same command again",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
