@@ -87,7 +87,10 @@ def test_a_limit_takes_the_first_rows(directory, trained):
     rows = data.open_split(directory, "train")
     few = evaluate(*trained, rows, batch_size=4, limit=7)
     assert few["tokens"] == sum(int(rows[i]["weights"].sum()) for i in range(8))
-    assert few["bytes"] == round(rows.bytes * few["tokens"] / rows.tokens)
+    share = few["tokens"] / rows.tokens
+    assert few["bytes"] == round(rows.bytes * share)
+    bits = few["loss"] * few["tokens"] / math.log(2)
+    assert few["bits_per_byte"] == pytest.approx(bits / (rows.bytes * share), rel=1e-6)
 
 
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)

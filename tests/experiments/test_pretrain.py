@@ -150,9 +150,13 @@ def test_a_work_directory_of_another_run_is_refused_with_the_keys(trained, text)
     workdir, _, _ = trained
     message = refused(
         f"--config.data.path={text}", "--config.seed=7", "--config.optim.weight_decay=0.5",
+        "--config.steps=20",
         "--config.checkpoint.every=10", "--config.evaluation.every=15", workdir=workdir,
     )  # fmt: skip
-    assert "optim.weight_decay (0.1 there, 0.5 now); seed (0 there, 7 now)" in message
+    assert (
+        "optim.weight_decay (0.1 there, 0.5 now); seed (0 there, 7 now); steps (30 there, 20"
+        in message
+    )
     assert "another --workdir" in message
 
 

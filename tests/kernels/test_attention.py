@@ -1,10 +1,13 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm_jax.configuration import ConfigError
-from llm_jax.kernels.attention import Mask, attention, choose, chunked
+from llm_jax.kernels.attention import Mask, Scores, attention, choose, chunked
 
 CASES = {
     "plain_causal": {},
@@ -13,30 +16,47 @@ CASES = {
     "grouped": {"groups": 2},
     "grouped_segments": {"groups": 1, "segments": True},
     "slots": {"keys": 64, "slots": True},
+    "window": {"window": 5, "groups": 2},
+    "window_slots": {"keys": 64, "slots": True, "window": 20},
+    "bidirectional": {"causal": False, "segments": True},
+    "cross": {"causal": False, "keys": 21},
 }
+SCORES = {"scaled": Scores(scale=0.7), "capped": Scores(scale=0.7, cap=1.5)}
 
 
-def inputs(dtype, length=48, keys=None, heads=4, groups=4, segments=False, slots=False):
+def inputs(
+    dtype, length=48, keys=None, heads=4, groups=4, segments=False, slots=False, window=None,
+    causal=True,
+):  # fmt: skip
     random = np.random.default_rng(0)
     draw = lambda n, h: jnp.asarray(random.normal(size=(2, n, h, 16)), dtype)  # noqa: E731
     arrays = draw(length, heads), draw(keys or length, groups), draw(keys or length, groups)
     ids = jnp.asarray(np.repeat([[1, 2], [3, 4]], [20, length - 20], axis=1), jnp.int32)
     places = jnp.asarray(np.stack([np.arange(length), np.arange(length) + 7]), jnp.int32)
-    mask = Mask(places if slots else None, *((ids, ids) if segments else (None, None)))
+    near = None if window is None else jnp.int32(window)
+    mask = Mask(
+        places if slots else None, *((ids, ids) if segments else (None, None)), near, causal=causal
+    )
     return arrays, mask, jnp.asarray(random.normal(size=(2, length, heads, 16)), dtype)
 
 
-def formula(query, key, value, mask):
+def formula(query, key, value, mask, scores=Scores()):
     """Softmax attention in float64 numpy: one loop per query, no masking constant."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     out = np.zeros_like(query)
     for b, t, n in np.ndindex(query.shape[:3]):
         place = t if mask.query_positions is None else int(mask.query_positions[b, t])
-        seen = np.arange(key.shape[1]) <= place
+        slots = np.arange(key.shape[1])
+        seen = slots <= place if mask.causal else slots >= 0
+        if mask.window is not None:
+            seen &= slots > place - int(mask.window)
         if mask.query_segments is not None:
             seen &= np.asarray(mask.key_segments[b]) == int(mask.query_segments[b, t])
         k = n // (query.shape[2] // key.shape[2])
-        weights = np.exp(key[b, seen, k] @ query[b, t, n] / 4.0)
+        logits = key[b, seen, k] @ query[b, t, n] * (scores.scale or 0.25)
+        if scores.cap:
+            logits = scores.cap * np.tanh(logits / scores.cap)
+        weights = np.exp(logits)
         out[b, t, n] = weights @ value[b, seen, k] / weights.sum()
     return out
 
@@ -50,6 +70,30 @@ def close(got, expected, tolerance):
 def test_plain_is_the_formula(case):
     arrays, mask, _ = inputs(jnp.float32, **CASES[case])
     close(attention(*arrays, mask, implementation="plain"), formula(*arrays, mask), 1e-5)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scale_and_cap_are_the_formula_with_its_gradient(name):
+    arrays, mask, direction = inputs(jnp.float32, segments=True, groups=2)
+    pulled = []
+    for function in (chunked, functools.partial(attention, implementation="plain")):
+        out, pull = jax.vjp(lambda *x, f=function: f(*x, mask, SCORES[name]), *arrays)
+        close(out, formula(*arrays, mask, SCORES[name]), 1e-5)
+        pulled.append(pull(direction))
+    for got, expected in zip(*pulled):
+        close(got, expected, 1e-5)
+
+
+def test_a_bias_is_added_to_the_scores_of_its_head():
+    (query, key, value), mask, _ = inputs(jnp.float32)
+    position = jnp.arange(48)
+    # A bias of -1000 behind ten slots is a window of ten.
+    far = jnp.where(position[:, None] - position >= 10, -1000.0, 0.0)
+    bias = jnp.stack([far, 0 * far, 0 * far, far])[None]
+    got = attention(query, key, value, mask, bias=bias)
+    near = attention(query, key, value, dataclasses.replace(mask, window=jnp.int32(10)))
+    whole = attention(query, key, value, mask)
+    close(got, jnp.concatenate([near[:, :, :1], whole[:, :, 1:3], near[:, :, 3:]], axis=2), 1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])

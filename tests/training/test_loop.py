@@ -111,6 +111,7 @@ def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path):
     writer.close()
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("4,train,0.1")  # killed in the middle of a row
+    assert [row["step"] for row in read_metrics(tmp_path)] == ["1", "2", "3"]
     writer = MetricsWriter(tmp_path, columns, after_step=2)
     assert writer.elapsed == 2.0
     writer.close()
