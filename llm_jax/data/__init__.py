@@ -7,4 +7,9 @@ from llm_jax.data.config import DataConfig, TokenizerConfig
 from llm_jax.data.loader import TokenRows, batches, eval_batches, open_split
 from llm_jax.data.manifest import Manifest, load_manifest
 from llm_jax.data.prepare import prepare
-from llm_jax.data.tokenizers import StreamDecoder, Tokenizer, load_tokenizer
+from llm_jax.data.tokenizers import (
+    PretrainedTokenizer,
+    StreamDecoder,
+    Tokenizer,
+    load_tokenizer,
+)

@@ -55,6 +55,10 @@ class Tokenizer:
         """
         return self.encode_all([text], threads=1)[0]
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the ids of a text to continue: the mark of a document's beginning, and `text`."""
+        return [self.bos_id, *self.encode(text)]
+
     def encode_all(self, texts: Sequence[str], *, threads: int | None = None) -> list[list[int]]:
         """Returns `encode` of each text, worked on by `threads` (None: as many as processors)."""
         pieces = [text.split(_SPACE_MARK) for text in texts]
