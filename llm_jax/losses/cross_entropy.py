@@ -21,6 +21,7 @@ def cross_entropy_from_hidden(
     vocab_size: int,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    logit_cap: float | None = None,
     chunk: int = 512,
 ):
     """Weighted cross-entropy of next tokens, from hidden states.
@@ -35,6 +36,7 @@ def cross_entropy_from_hidden(
       label_smoothing: in [0, 1): the part of a target's mass that is spread evenly over the
         vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
       z_loss: coefficient of `logsumexp(logits) ** 2` (Chowdhery et al. 2022, arXiv:2204.02311).
+      logit_cap: logits are `cap tanh(x / cap)` (Gemma 2, arXiv:2408.00118); None for none.
       chunk: tokens whose logits are held at once, at least.
 
     Returns:
@@ -43,7 +45,7 @@ def cross_entropy_from_hidden(
     """
     if hidden.ndim == 2:
         hidden, targets, weights = hidden[None], targets[None], weights[None]
-    settings = (vocab_size, float(label_smoothing), float(z_loss), chunk)
+    settings = (vocab_size, float(label_smoothing), float(z_loss), chunk, logit_cap)
     weights = weights.astype(jnp.float32)
     loss, nll = _chunked(settings, hidden, embedding, targets, weights)
     return loss, jnp.sum(weights), nll
@@ -109,11 +111,13 @@ def _run(settings, hidden, embedding, targets, weights, *, gradients: bool):
 
 def _range(settings, table, hidden, targets, weights, *, gradients: bool):
     """Loss sums of one range and, if asked, gradients of hidden states and table."""
-    vocab_size, label_smoothing, z_loss, _ = settings
+    vocab_size, label_smoothing, z_loss, _, logit_cap = settings
     shape = hidden.shape
     # Two-dimensional products: transposed copies of the logits would cost more than they do.
     hidden, targets, weights = hidden.reshape(-1, shape[-1]), targets.ravel(), weights.ravel()
     logits = jnp.einsum("nd,vd->nv", hidden, table, preferred_element_type=jnp.float32)
+    if logit_cap is not None:
+        logits = logit_cap * jnp.tanh(logits / logit_cap)
     column = jnp.arange(table.shape[0])
     if vocab_size < table.shape[0]:
         logits = jnp.where(column < vocab_size, logits, MASKED)
@@ -134,6 +138,9 @@ def _range(settings, table, hidden, targets, weights, *, gradients: bool):
     if label_smoothing:
         goal = goal + jnp.where(column < vocab_size, label_smoothing / vocab_size, 0.0)
     d_logits = jnp.exp(logits - normalizer[:, None]) * steep[:, None] - goal * weights[:, None]
+    if logit_cap is not None:
+        # The padding's logits are far below -cap, and have no gradient.
+        d_logits = d_logits * (1.0 - jnp.square(jnp.maximum(logits, -logit_cap) / logit_cap))
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("nv,vd->nd", d_logits, table)
     d_table = jnp.einsum("nv,nd->vd", d_logits, hidden, preferred_element_type=jnp.float32)

@@ -37,17 +37,17 @@ def next_token_loss(model, params, batch, *, dropout_key=None, config: LossConfi
       config: the objective.
 
     Returns:
-      `((loss_sum, weight_sum), metrics)`, float32 scalars; `metrics["nll"]` is the sum of the
-      plain negative log-likelihood in nats.
+      `((loss_sum, weight_sum), metrics)`, float32 scalars; the loss has a mixture of experts'
+      balance in it, and `metrics["nll"]` is the sum of the plain negative log-likelihood in nats.
     """
-    hidden, _ = model.hidden(
-        params,
-        batch["tokens"],
-        positions=batch.get("positions"),
-        segment_ids=batch.get("segment_ids"),
-        dropout_key=dropout_key,
-        example_ids=batch.get("example_ids"),
-    )
+    inputs = {name: batch.get(name) for name in ("positions", "segment_ids", "example_ids")}
+    balanced = getattr(model.family, "hidden_and_balance", None)
+    if balanced is None:
+        hidden, _ = model.hidden(params, batch["tokens"], dropout_key=dropout_key, **inputs)
+    else:
+        hidden, balance = balanced(
+            model, params, batch["tokens"], batch["weights"], dropout_key=dropout_key, **inputs
+        )
     loss, weight, nll = cross_entropy_from_hidden(
         hidden,
         model.output_embedding(params),
@@ -56,6 +56,9 @@ def next_token_loss(model, params, batch, *, dropout_key=None, config: LossConfi
         vocab_size=model.config.vocab_size,
         label_smoothing=config.label_smoothing,
         z_loss=config.z_loss,
+        logit_cap=model.logit_cap,
         chunk=model.execution.loss_chunk,
     )
+    if balanced is not None:
+        loss = loss + balance
     return (loss, weight), {"nll": nll}

@@ -22,6 +22,7 @@ PARAMETER_RULES: Rules = {
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": "expert",
     "positions": None,
 }
 
@@ -32,6 +33,7 @@ ACTIVATION_RULES: Rules = {
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": "expert",
     "vocab": "tensor",
     "positions": None,
 }

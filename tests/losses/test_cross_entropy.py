@@ -67,6 +67,31 @@ def test_loss_and_gradients_equal_torch_in_float64(chunk, smoothing, z_loss):
     assert np.all(np.asarray(gradients[1])[VOCAB:] == 0)
 
 
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.2, 0.02)])
+def test_capped_logits_equal_plain_autodiff(smoothing, z_loss):
+    hidden, table, targets, weights = inputs()
+
+    def plain(hidden, table):
+        logits = 2.0 * jnp.tanh((hidden @ table.T)[..., :VOCAB] / 2.0)
+        normalizer = jax.nn.logsumexp(logits, axis=-1)
+        goal = (1 - smoothing) * jax.nn.one_hot(targets, VOCAB) + smoothing / VOCAB
+        nll = normalizer - (goal * logits).sum(-1)
+        return (weights * (nll + z_loss * normalizer**2)).sum()
+
+    def chunked(hidden, table):
+        return cross_entropy_from_hidden(
+            hidden, table, targets, weights, vocab_size=VOCAB, label_smoothing=smoothing,
+            z_loss=z_loss, logit_cap=2.0, chunk=12,
+        )[0]  # fmt: skip
+
+    expected, wanted = jax.jit(jax.value_and_grad(plain, (0, 1)))(hidden, table)
+    got, gradients = jax.jit(jax.value_and_grad(chunked, (0, 1)))(hidden, table)
+    close(got, expected)
+    close(jax.jit(chunked)(hidden, table), expected)
+    for gradient, want in zip(gradients, wanted):
+        close(gradient, want)
+
+
 def test_flat_hidden_states_give_the_same():
     hidden, table, targets, weights = inputs()
     flat = [hidden.reshape(-1, WIDTH), table, targets.ravel(), weights.ravel()]
