@@ -1,5 +1,7 @@
 """Tiny random checkpoints, written by `transformers` itself."""
 
+from pathlib import Path
+
 import pytest
 
 
@@ -20,3 +22,16 @@ def reference(tmp_path):
         return network, folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def asset():
+    """A function: a path below .cache/assets, which `make assets` fills; skips where it is not."""
+
+    def find(name):
+        path = Path(__file__).parents[2] / ".cache" / "assets" / name
+        if not path.exists():
+            pytest.skip(f"{name} is missing: make assets")
+        return path
+
+    return find

@@ -1,0 +1,351 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805), with RoBERTa and DistilBERT as options.
+
+Post-norm blocks over learned positions, in which every token sees every other one. RoBERTa (Liu et
+al. 2019, arXiv:1907.11692) counts its positions from behind the padding token's id; DistilBERT
+(Sanh et al. 2019, arXiv:1910.01108) has no token types and no pooler.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from llm_jax.configuration import ConfigError
+from llm_jax.kernels.attention import Mask
+from llm_jax.layers.attention import Shape
+from llm_jax.layers.block import Block, BlockConfig, Context, Layer
+from llm_jax.layers.dropout import dropout, site_key
+from llm_jax.layers.embed import Table
+from llm_jax.layers.linear import Projection
+from llm_jax.layers.mlp import ACTIVATIONS
+from llm_jax.layers.norm import LayerNorm
+from llm_jax.layers.partition import named
+from llm_jax.layers.stack import stack
+from llm_jax.models.flops import Flops
+from llm_jax.parallel.sharding import constrain
+
+VOCAB_MULTIPLE = 128
+HEADS = ("none", "masked_lm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and choices of an encoder of text; the defaults are BERT base with its pooler.
+
+    Attributes:
+      mlp_size: None means `4 * hidden_size`.
+      max_positions: rows of the position table.
+      token_types: kinds of tokens (first or second sentence); 0 for none.
+      padding_id: None counts positions from 0 in every row. A token id makes tokens with this id
+        stay at position `padding_id` and the others count from `padding_id + 1` (RoBERTa).
+      pooler: adds tanh(W x) of the first token.
+      head: "none", or "masked_lm": a transform, then the token table and a bias.
+      dropout_rate: behind the embedding and both branches.
+      attention_dropout_rate: of attention probabilities; needs the plain attention.
+      activation: a key of `llm_jax.layers.mlp.ACTIVATIONS`, of the MLP and the head.
+      init_std: of all matrices.
+    """
+
+    family: str = "bert"
+    num_layers: int = 12
+    num_heads: int = 12
+    hidden_size: int = 768
+    mlp_size: int | None = None
+    vocab_size: int = 30522
+    max_positions: int = 512
+    token_types: int = 2
+    padding_id: int | None = None
+    pooler: bool = True
+    head: str = "none"
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    layer_norm_epsilon: float = 1e-12
+    activation: str = "gelu"
+    init_std: float = 0.02
+
+    def __post_init__(self):
+        sizes = ("num_layers", "num_heads", "hidden_size", "vocab_size", "max_positions")
+        for name in (*sizes, *(("mlp_size",) if self.mlp_size is not None else ())):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"model.hidden_size {self.hidden_size} does not divide into model.num_heads "
+                f"{self.num_heads}: change one"
+            )
+        if self.token_types < 0:
+            raise ConfigError(f"model.token_types is {self.token_types}: give 0 or more")
+        if self.padding_id is not None and not 0 <= self.padding_id < self.max_positions - 1:
+            raise ConfigError(
+                f"model.padding_id is {self.padding_id}: positions begin behind it, give 0 to "
+                f"model.max_positions - 2 = {self.max_positions - 2}"
+            )
+        for name in ("dropout_rate", "attention_dropout_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 <= rate < 1")
+        for name, known in {"activation": tuple(ACTIVATIONS), "head": HEADS}.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"model.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key-value heads."""
+        return self.num_heads
+
+    @property
+    def size_of_head(self) -> int:
+        """Size of one head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def size_of_mlp(self) -> int:
+        """Hidden units of a block's MLP."""
+        return self.mlp_size or 4 * self.hidden_size
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the token table: `vocab_size` up to a multiple of 128."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_positions - (0 if self.padding_id is None else self.padding_id + 1)
+
+    @property
+    def block(self) -> BlockConfig:
+        """What its blocks are."""
+        return BlockConfig(
+            shape=Shape(self.hidden_size, self.num_heads, self.kv_heads, self.size_of_head),
+            mlp_size=self.size_of_mlp,
+            activation=self.activation,
+            norm_epsilon=self.layer_norm_epsilon,
+            placement="post",
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            init_std=self.init_std,
+            output_std=self.init_std,
+        )
+
+
+_BASE = {"num_layers": 12, "num_heads": 12, "hidden_size": 768, "mlp_size": 3072}
+_MASKED = {"pooler": False, "head": "masked_lm", "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
+_LARGE = {"num_layers": 24, "num_heads": 16, "hidden_size": 1024, "mlp_size": 4096}
+PRESETS: dict[str, dict] = {
+    "bert-base-uncased": _BASE | _MASKED,
+    "bert-large-uncased": _LARGE | _MASKED,
+    "roberta-base": _BASE
+    | _MASKED
+    | {
+        "vocab_size": 50265,
+        "max_positions": 514,
+        "token_types": 1,
+        "padding_id": 1,
+        "layer_norm_epsilon": 1e-5,
+    },
+    "distilbert-base-uncased": _BASE | _MASKED | {"num_layers": 6, "token_types": 0},
+    "minilm-l6": {
+        "num_layers": 6,
+        "num_heads": 12,
+        "hidden_size": 384,
+        "mlp_size": 1536,
+        "dropout_rate": 0.1,
+        "attention_dropout_rate": 0.1,
+    },
+}
+
+
+class Transformer(nn.Module):
+    """Tokens to hidden states, and what the heads make of them.
+
+    Attributes:
+      config: sizes and choices.
+      attention: a name of `llm_jax.kernels.attention`, or "auto".
+      remat: a name of `llm_jax.layers.stack.REMAT`.
+      unroll: layers per iteration of the scan, 0 for all.
+      dtype: of the computation; parameters are float32.
+    """
+
+    config: Config
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens,
+        *,
+        positions=None,
+        segment_ids=None,
+        token_types=None,
+        dropout_key=None,
+        example_ids=None,
+    ) -> dict:
+        """Returns `last_hidden_state`, and `pooler_output` and `transformed` where it has them.
+
+        Args:
+          tokens: int32 [B, T].
+          positions: int32 [B, T] of the position table; None: as the configuration says.
+          segment_ids: int32 [B, T]: tokens attend within their own segment only.
+          token_types: int32 [B, T]; None means 0 everywhere.
+          dropout_key: turns dropout on.
+          example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
+
+        Returns:
+          last_hidden_state: [B, T, D].
+          pooler_output: [B, D].
+          transformed: [B, T, D], the masked-LM head's states before the token table; see `logits`.
+        """
+        config = self.config
+        if dropout_key is not None and example_ids is None:
+            example_ids = jnp.arange(tokens.shape[0])
+        x = self._table("embedding", config.padded_vocab, "vocab")(tokens)
+        if config.token_types:
+            types = jnp.zeros_like(tokens) if token_types is None else token_types
+            x = x + self._table("token_types", config.token_types, None)(types)
+        if positions is None:
+            positions = _positions(tokens, config.padding_id)
+        x = x + self._table("positions", config.max_positions, "positions")(positions)
+        x = self._norm("embedding_norm")(x)
+        if dropout_key is not None:
+            x = dropout(x, config.dropout_rate, site_key(dropout_key, "embedding"), example_ids)
+        x = constrain(x, ("batch", "length", "embed"))
+
+        blocks = stack(
+            Block,
+            num_layers=config.num_layers,
+            remat=self.remat,
+            unroll=self.unroll,
+            name="layers",
+            config=config.block,
+            implementation=self.attention,
+            dtype=self.dtype,
+        )
+        context = Context(
+            Mask(None, segment_ids, segment_ids, causal=False),
+            dropout_key=dropout_key,
+            example_ids=example_ids,
+        )
+        (x, _), _ = blocks((x, None), Layer(jnp.arange(config.num_layers)), context)
+
+        outputs = {"last_hidden_state": x}
+        if config.pooler:
+            outputs["pooler_output"] = jnp.tanh(self._square("pooler")(x[:, 0]))
+        if config.head == "masked_lm":
+            y = ACTIVATIONS[config.activation](self._square("head_transform")(x))
+            outputs["transformed"] = self._norm("head_norm")(y)
+            # Declared here and added by `logits`, so that a loss may hold few logits at a time.
+            start = named(nn.initializers.zeros, ("vocab",))
+            self.param("head_bias", start, (config.padded_vocab,))
+        return outputs
+
+    def _table(self, name, rows, row_axis):
+        config = self.config
+        return Table(rows, config.hidden_size, row_axis, config.init_std, self.dtype, name=name)
+
+    def _norm(self, name):
+        return LayerNorm(self.config.layer_norm_epsilon, True, self.dtype, name=name)
+
+    def _square(self, name):
+        size = (self.config.hidden_size,)
+        std = self.config.init_std
+        return Projection(size, size, ("embed", None), std, True, self.dtype, name=name)
+
+
+def _positions(tokens, padding_id: int | None):
+    if padding_id is None:
+        return jnp.arange(tokens.shape[1])[None, :]
+    real = (tokens != padding_id).astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + padding_id
+
+
+def example_inputs(config: Config) -> dict:
+    """Returns the smallest inputs of the module: they shape its parameters."""
+    del config
+    return {"tokens": jnp.zeros((1, 1), jnp.int32)}
+
+
+def logits(config: Config, params, transformed):
+    """Returns float32 [..., vocab_size] of `transformed [..., D]`; the padding is cut."""
+    table = params["embedding"]["table"].astype(transformed.dtype)
+    flat = transformed.reshape(-1, transformed.shape[-1])
+    scores = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32) + params["head_bias"]
+    return scores.reshape(*transformed.shape[:-1], -1)[..., : config.vocab_size]
+
+
+def forward(
+    model,
+    params,
+    *,
+    input_ids,
+    attention_mask=None,
+    token_type_ids=None,
+    dropout_key=None,
+    example_ids=None,
+) -> dict:
+    """Returns `last_hidden_state`, and `pooler_output` and `logits` where the model has them.
+
+    Args:
+      model: the `llm_jax.models.Model`.
+      params: its parameters.
+      input_ids: int [B, T].
+      attention_mask: int [B, T], 0 where a token is padding; what comes out there is void.
+      token_type_ids: int [B, T] below `token_types`; None means 0 everywhere.
+      dropout_key: turns dropout on.
+      example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
+
+    Returns:
+      last_hidden_state: [B, T, D]; pooler_output: [B, D]; logits: float32 [B, T, V].
+
+    Raises:
+      ConfigError: T is longer than the positions, or there are token types without a table.
+    """
+    config, tokens = model.config, jnp.asarray(input_ids)
+    if tokens.shape[1] > config.longest:
+        raise ConfigError(
+            f"a sequence of {tokens.shape[1]} tokens is longer than the model's {config.longest} "
+            "positions: raise model.max_positions or shorten it"
+        )
+    if token_type_ids is not None and not config.token_types:
+        raise ConfigError("token_type_ids were given, but model.token_types is 0: leave them out")
+    outputs = model.apply(
+        params,
+        tokens,
+        segment_ids=attention_mask,
+        token_types=token_type_ids,
+        dropout_key=dropout_key,
+        example_ids=example_ids,
+    )
+    if "transformed" in outputs:
+        outputs["logits"] = logits(config, params, outputs.pop("transformed"))
+    return outputs
+
+
+def output_embedding(config: Config, params):
+    """Returns the float32 [padded_vocab, D] matrix that maps transformed states to logits."""
+    del config
+    return params["embedding"]["table"]
+
+
+def flops_per_token(config: Config, sequence_length: int) -> Flops:
+    """Floating-point operations of training on one token; see `llm_jax.models.flops`.
+
+    Each token sees the whole row, so that nothing of the attention may be halved: it stands with
+    the matrix products.
+    """
+    size = config.hidden_size
+    weights = config.num_layers * (4 * size * size + 2 * size * config.size_of_mlp)
+    if config.head == "masked_lm":
+        weights += size * size + config.padded_vocab * size
+    return Flops(
+        matmul=6.0 * weights + 12.0 * config.num_layers * size * sequence_length,
+        attention=0.0,
+        formula=(
+            "6 (layers (attention + mlp weights) + head weights)"
+            " + 12 layers x width x length (whole attention)"
+        ),
+    )
