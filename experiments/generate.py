@@ -18,6 +18,9 @@ Repeatable: a text depends on --seed, its number and the settings, not on what e
 batch (in float32). --step takes the newest checkpoint ("last"), the one with the lowest validation
 loss ("best"), or a number.
 
+Models of others: --init_from=PATH takes a Hugging Face folder or a llama-type *.gguf in place of
+--workdir, and --chat puts each prompt into the model's chat template.
+
 The last line of stdout is one JSON object: samples (prompt, text, tokens, finish_reason),
 tokens_per_second (behind the second token, so without compilation), seconds and step.
 """
@@ -29,6 +32,7 @@ import time
 from absl import flags
 
 from experiments import entry
+from llm_jax import interop, models
 from llm_jax.configuration import ConfigError
 from llm_jax.data import load_tokenizer
 from llm_jax.generation import Engine, SamplingOptions
@@ -36,6 +40,10 @@ from llm_jax.training.restore import load_model
 
 flags.adopt_module_key_flags(entry)
 WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of the training run.")
+INIT_FROM = flags.DEFINE_string(
+    "init_from", "", "In place of a work directory: a Hugging Face folder or a llama-type *.gguf."
+)
+CHAT = flags.DEFINE_bool("chat", False, "Take each prompt as a user's turn, by the chat template.")
 STEP = flags.DEFINE_string("step", "last", "Which checkpoint: last, best, or its step.")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "Text to continue; give it again for more.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Continuations of each prompt.")
@@ -105,13 +113,23 @@ def main() -> dict:
     if NUM_SAMPLES.value < 1:
         raise ConfigError(f"num_samples is {NUM_SAMPLES.value}: give 1 or more")
     step = int(STEP.value) if STEP.value.isdigit() else STEP.value
-    restored = load_model(entry.required(WORKDIR), step)
-    tokenizer = load_tokenizer(restored.tokenizer_path)
-    print(f"step {restored.step} of {WORKDIR.value}, {options}", file=sys.stderr)
+    if INIT_FROM.value:
+        config, params = interop.load_pretrained(INIT_FROM.value)
+        model, tokenizer = models.build(config), interop.load_tokenizer(INIT_FROM.value)
+        step, source = 0, INIT_FROM.value
+    else:
+        restored = load_model(entry.required(WORKDIR), step)
+        model, params, step = restored.model, restored.params, restored.step
+        tokenizer, source = load_tokenizer(restored.tokenizer_path), WORKDIR.value
+    print(f"step {step} of {source}, {options}", file=sys.stderr)
 
     prompts = [prompt for prompt in PROMPT.value for _ in range(NUM_SAMPLES.value)]
-    tokens = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
-    engine = Engine(restored.model, restored.params, tokenizer, batch_size=BATCH_SIZE.value)
+    if CHAT.value:
+        chats = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in prompts]
+        tokens = [tokenizer.encode(chat, add_special_tokens=False) for chat in chats]
+    else:
+        tokens = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    engine = Engine(model, params, tokenizer, batch_size=BATCH_SIZE.value)
     display = Display(prompts) if STREAM.value else None
     began = time.perf_counter()
     results = engine.generate(
@@ -136,7 +154,7 @@ def main() -> dict:
         "tokens_per_second": engine.timing.tokens_per_second,
         "seconds": seconds,
         "timing": dataclasses.asdict(engine.timing),
-        "step": restored.step,
+        "step": step,
     }
 
 

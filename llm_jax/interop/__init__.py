@@ -8,6 +8,9 @@ Each family has one table of names here; what it does not name is an error, in b
 
 import os
 import re
+import types
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,31 +19,37 @@ from jax.sharding import Mesh
 
 from llm_jax import models
 from llm_jax.configuration import ConfigError, nearest
-from llm_jax.interop import gpt2
-from llm_jax.interop.folder import Folder, listed, write
+from llm_jax.data.tokenizers import PretrainedTokenizer, load_pretrained_tokenizer
+from llm_jax.interop import bart, bert, clip, gpt2, llama, marian, mixtral, t5, vit, whisper
+from llm_jax.interop.folder import Folder, listed, read_json, write
+from llm_jax.interop.gguf import GgufFile
 from llm_jax.interop.table import Entry
 from llm_jax.parallel.sharding import tree_shardings
 
 # By `model_type` of config.json. Each module has MODEL_TYPES, read_config, write_config, table and
 # IGNORED, patterns of tensors that hold no parameter.
-FAMILIES = {name: module for module in (gpt2,) for name in module.MODEL_TYPES}
+FAMILIES = {
+    name: module
+    for module in (bert, clip, gpt2, llama, t5, vit, bart, whisper, marian, mixtral)
+    for name in module.MODEL_TYPES
+}
 
 
 def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[Any, Any]:
-    """Returns `(config, params)` of a Hugging Face folder; the parameters are float32.
+    """Returns `(config, params)` of a Hugging Face folder or GGUF file, float32.
 
     One parameter is read at a time, straight to where it lies: at most the model and its largest
     stacked parameter are in memory.
 
     Args:
-      path: a folder with config.json and safetensors.
+      path: a folder with config.json and safetensors, or a llama-type file `*.gguf`.
       mesh: where the parameters are sharded, by their logical axes; None: one device.
 
     Raises:
       ConfigError: an unknown model_type or option, damaged or pickled weights, tensors that are
         missing, too many, or of another shape than the configuration says.
     """
-    with Folder(path) as folder:
+    with GgufFile(path) if str(path).endswith(".gguf") else Folder(path) as folder:
         config = read_config(folder.config)
         model = models.build(config)
         entries, shapes = _entries(config), _by_path(model.abstract_params)
@@ -57,6 +66,30 @@ def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[
         return config, _nested(params)
 
 
+def load_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer:
+    """Returns the tokenizer of a Hugging Face folder or GGUF file; see `PretrainedTokenizer`."""
+    if str(path).endswith(".gguf"):
+        return GgufFile(path).tokenizer()
+    return load_pretrained_tokenizer(path)
+
+
+def find_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer | None:
+    """Returns `load_tokenizer(path)`, or None where a folder has no file of a tokenizer."""
+    folder = Path(path)
+    kinds = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if folder.is_dir() and not any(next(folder.glob(kind), None) for kind in kinds):
+        return None
+    return load_tokenizer(path)
+
+
+def is_pretrained(path: str | os.PathLike) -> bool:
+    """Says whether `path` is a GGUF file or a folder with a config.json of a known kind."""
+    if str(path).endswith(".gguf"):
+        return True
+    file = Path(path, "config.json")
+    return file.is_file() and "model_type" in read_json(file)
+
+
 def save_pretrained(
     path: str | os.PathLike,
     config: Any,
@@ -64,6 +97,7 @@ def save_pretrained(
     *,
     dtype: Any = np.float32,
     shard_bytes: int = 5 * 10**9,
+    files: Mapping[str, bytes] = types.MappingProxyType({}),
 ) -> None:
     """Writes a folder that `transformers` reads: config.json and safetensors, whole or not at all.
 
@@ -73,6 +107,7 @@ def save_pretrained(
       params: its parameters.
       dtype: that they are written in.
       shard_bytes: the largest file.
+      files: what else goes into the folder, such as the tokenizer's files.
 
     Raises:
       ConfigError: the folder is there, or the reference has no such model.
@@ -94,10 +129,10 @@ def save_pretrained(
                     for leaf in stacked
                 ]
                 tensor = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=entry.axis)
-                yield name, np.ascontiguousarray(tensor.astype(dtype))
+                yield name, tensor.astype(dtype, order="C")
 
     written = family.write_config(config) | {"dtype": np.dtype(dtype).name}
-    write(path, written, tensors(), shard_bytes=shard_bytes)
+    write(path, written, tensors(), shard_bytes=shard_bytes, files=files)
 
 
 def read_config(mapping: dict) -> Any:
@@ -117,7 +152,7 @@ def read_config(mapping: dict) -> Any:
 
 def _family(config):
     for module in set(FAMILIES.values()):
-        if isinstance(config, module.CONFIG):
+        if type(config) is module.CONFIG:
             return module
     raise ConfigError(f"{type(config).__module__} has no counterpart to be written as")
 

@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (gives numpy bfloat16, in which many files are)
@@ -33,7 +34,7 @@ class Folder:
             raise ConfigError(f"{path} is no folder: give one with config.json and safetensors")
         self.config = read_json(self.path / "config.json")
         self._stack = contextlib.ExitStack()
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[str, tuple[safe_open, str]] = {}
         for file in self._file_names():
             try:
                 opened = self._stack.enter_context(safe_open(self.path / file, framework="numpy"))
@@ -42,7 +43,7 @@ class Folder:
                     f"{self.path / file} is damaged: {error}; fetch it anew"
                 ) from None
             for name in opened.keys():  # noqa: SIM118 (safe_open is no dict)
-                self._files[name] = opened
+                self._files[_renamed(name)] = opened, name
         self._check_index()
 
     def _file_names(self) -> list[str]:
@@ -70,9 +71,12 @@ class Folder:
     def _check_index(self) -> None:
         index = self.path / INDEX
         if index.exists():
-            missing = sorted(set(read_json(index)["weight_map"]) - set(self._files))
+            missing = sorted(set(read_json(index)["weight_map"]) - self._stored())
             if missing:
                 raise ConfigError(f"{index} names tensors that no file has: {listed(missing)}")
+
+    def _stored(self) -> set[str]:
+        return {name for _, name in self._files.values()}
 
     def names(self) -> set[str]:
         """Returns the names of all tensors."""
@@ -80,13 +84,15 @@ class Folder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+        file, stored = self._files[name]
+        return tuple(file.get_slice(stored).get_shape())
 
     def read(self, name: str, start: int = 0, stop: int | None = None, axis: int = 0) -> np.ndarray:
         """Returns the tensor, or its part from `start` to `stop` along `axis`."""
+        file, stored = self._files[name]
         if stop is None:
-            return self._files[name].get_tensor(name)
-        part = self._files[name].get_slice(name)
+            return file.get_tensor(stored)
+        part = file.get_slice(stored)
         return part[(slice(None),) * axis + (slice(start, stop),)]
 
     def close(self) -> None:
@@ -98,6 +104,12 @@ class Folder:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _renamed(name: str) -> str:
+    """Returns a tensor's present name: files made from TensorFlow's have gamma and beta."""
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
 def read_json(path: Path) -> dict:
@@ -116,6 +128,7 @@ def write(
     tensors: Iterable[tuple[str, np.ndarray]],
     *,
     shard_bytes: int,
+    files: Mapping[str, bytes],
 ) -> None:
     """Writes a folder, whole or not at all; one that is there already is refused.
 
@@ -124,6 +137,7 @@ def write(
       config: of config.json.
       tensors: names and arrays; they are taken one after the other.
       shard_bytes: a file is closed when it would grow beyond so many bytes.
+      files: what else goes into the folder, by name.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -132,6 +146,8 @@ def write(
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
         counts, total = [], 0
         for number, shard in enumerate(_shards(tensors, shard_bytes)):
             save_file(shard, temporary / f"{number}.safetensors", metadata={"format": "pt"})

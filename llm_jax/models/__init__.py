@@ -16,10 +16,24 @@ from llm_jax.configuration import ConfigError
 from llm_jax.kernels import attention
 from llm_jax.layers import partition
 from llm_jax.layers.stack import check_remat
-from llm_jax.models import gpt2
+from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
 from llm_jax.models.flops import Flops
 
-FAMILIES = {"gpt2": gpt2}
+FAMILIES = {
+    "bert": bert,
+    "clip": clip,
+    "gpt2": gpt2,
+    "llama": llama,
+    "mixtral": mixtral,
+    "t5": t5,
+    "vit": vit,
+    "bart": bart,
+    "whisper": whisper,
+    "seq2seq": seq2seq,
+}
+
+# Those that predict the next token by `Model.hidden` and `Model.logits`.
+DECODERS = ("gpt2", "llama", "mixtral")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +71,15 @@ def parse_config(mapping: Mapping):
     if name not in FAMILIES:
         raise ConfigError(f"model.family is {name!r}: choose one of {', '.join(FAMILIES)}")
     return configuration.parse(FAMILIES[name].Config, mapping, "model")
+
+
+def require_decoder(config) -> None:
+    """Raises `ConfigError` if the family of `config` is none of `DECODERS`."""
+    if config.family not in DECODERS:
+        raise ConfigError(
+            f"model.family {config.family!r} does not predict next tokens one by one: this takes "
+            f"{', '.join(DECODERS)}"
+        )
 
 
 def build(config, execution: Execution = Execution(), dtype=jnp.float32) -> "Model":
@@ -136,6 +159,10 @@ class Model:
         """Number of parameters, vocabulary padding included."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract_params))
 
+    def apply(self, params, *args, method: str | None = None, **inputs):
+        """Returns what the family's module computes; arguments as its `__call__` or `method`."""
+        return self._module.apply({"params": params}, *args, method=method, **inputs)
+
     def hidden(
         self,
         params,
@@ -164,9 +191,10 @@ class Model:
           `(hidden [B, T, D], cache)`, the first in `dtype`, behind the final norm.
 
         Raises:
-          ConfigError: T is longer than the model's positions, or a cache came without positions
-            or with segments.
+          ConfigError: the family is no decoder, T is longer than the model's positions, or a cache
+            came without positions or with segments.
         """
+        require_decoder(self.config)
         if positions is None and tokens.shape[1] > self.config.max_positions:
             raise ConfigError(
                 f"a sequence of {tokens.shape[1]} tokens is longer than the model's "
@@ -176,8 +204,8 @@ class Model:
             raise ConfigError("a cache needs positions and takes no segment_ids")
         if dropout_key is not None and example_ids is None:
             example_ids = jnp.arange(tokens.shape[0])
-        return self._module.apply(
-            {"params": params},
+        return self.apply(
+            params,
             tokens,
             positions=positions,
             segment_ids=segment_ids,
@@ -190,11 +218,21 @@ class Model:
         """Returns the float32 [padded_vocab, D] matrix that maps hidden states to logits."""
         return self.family.output_embedding(self.config, params)
 
+    @property
+    def logit_cap(self) -> float | None:
+        """What logits are bounded by (Gemma 2, arXiv:2408.00118); None for most families."""
+        return getattr(self.config, "logit_cap", None)
+
     def logits(self, params, hidden):
-        """Returns float32 [..., vocab_size] of `hidden [..., D]`; the padding is cut."""
+        """Returns float32 [..., vocab_size] of `hidden [..., D]`; the padding is cut.
+
+        A family whose config has a `logit_cap` bounds them by it: `cap tanh(logits / cap)`.
+        """
         table = self.output_embedding(params).astype(hidden.dtype)
         flat = hidden.reshape(-1, hidden.shape[-1])
         logits = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
+        if self.logit_cap is not None:
+            logits = self.logit_cap * jnp.tanh(logits / self.logit_cap)
         return logits.reshape(*hidden.shape[:-1], -1)[..., : self.config.vocab_size]
 
     def init_cache(self, batch: int, length: int):
@@ -218,5 +256,6 @@ class Model:
                 query_shape=(batch_size, sequence_length, config.num_heads, config.size_of_head),
                 dtype=self.dtype,
                 dropout=config.attention_dropout_rate > 0.0,
+                capped=getattr(config, "attention_cap", None) is not None,
             )
         }

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
-from llm_jax import models
+from llm_jax import interop, models
 from llm_jax.configuration import to_dict
 from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -31,7 +32,7 @@ class Restored:
       run: the configuration it was trained with.
       model: its pure functions.
       params: fp32 parameters.
-      tokenizer_path: the sentencepiece model beside them.
+      tokenizer_path: the folder with its tokenizer, see `llm_jax.data.load_tokenizer`.
       step: training steps taken.
     """
 
@@ -61,28 +62,47 @@ def load_model(workdir: str, step: int | str | None = None, mesh: Mesh | None = 
         target = placed(target, tree_shardings(target, model.logical_axes, mesh))
     params = checkpoints.restore(step, {"params": target})["params"]
     checkpoints.close()
-    return Restored(run, model, params, str(path / "tokenizer.model"), step)
+    return Restored(run, model, params, str(path), step)
 
 
 def load_params(workdir: str, config: Any, abstract: Any) -> Any:
-    """Returns the newest parameters of `workdir` in the shapes and shardings of `abstract`.
+    """Returns parameters to start from, in the shapes and shardings of `abstract`.
+
+    Args:
+      workdir: a run's work directory, of which the newest are taken, or what
+        `llm_jax.interop.load_pretrained` reads.
+      config: the model's.
+      abstract: `jax.ShapeDtypeStruct`s with shardings.
 
     Raises:
       CheckpointError: there are none, or they are of a model other than `config`.
     """
+    if interop.is_pretrained(workdir):
+        mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+        found, params = interop.load_pretrained(workdir, mesh)
+        _refuse_other_model(to_dict(found), config, workdir)
+        return params
     checkpoints, step = _find(workdir, None)
     path = checkpoints.directory / f"{step:08d}"
     stored = json.loads((path / "config.json").read_text())["model"]
-    wanted = to_dict(config)
-    differing = [f"{key} ({stored.get(key)!r} there, {wanted[key]!r} here)" for key in wanted
-                 if stored.get(key) != wanted[key]]  # fmt: skip
-    if differing:
-        raise CheckpointError(
-            f"init_from={workdir} holds another model: {', '.join(differing)}; set model.* alike"
-        )
+    _refuse_other_model(stored, config, workdir)
     params = checkpoints.restore(step, {"params": abstract})["params"]
     checkpoints.close()
     return params
+
+
+def _refuse_other_model(stored: dict, config: Any, path: str) -> None:
+    """Raises CheckpointError where `stored` differs from `config` in more than dropout."""
+    wanted = to_dict(config)
+    differing = [
+        f"{key} ({stored.get(key)!r} there, {wanted[key]!r} here)"
+        for key in wanted
+        if stored.get(key) != wanted[key] and "dropout" not in key
+    ]
+    if differing:
+        raise CheckpointError(
+            f"init_from={path} holds another model: {', '.join(differing)}; set model.* alike"
+        )
 
 
 def _find(workdir: str, step: int | str | None) -> tuple[Checkpoints, int]:

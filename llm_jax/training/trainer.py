@@ -42,9 +42,10 @@ def language_model_trainer(run: RunConfig) -> Trainer:
     """Returns the `Trainer` of a next-token run.
 
     Raises:
-      ConfigError: a mesh that does not fit the devices, the batch or the parameters; an optimizer
-        table that does not fit the parameters.
+      ConfigError: a family that predicts no next token; a mesh that does not fit the devices, the
+        batch or the parameters; an optimizer table that does not fit the parameters.
     """
+    models.require_decoder(run.model)
     numbers = policy(run.precision)
     numbers.activate()
     mesh = meshes.make_mesh(run.mesh)

@@ -2,7 +2,9 @@ import runpy
 
 import pytest
 
-from llm_jax.training.run import parse_run
+from llm_jax.configuration import ConfigError
+from llm_jax.training.run import default_config, parse_run
+from llm_jax.training.trainer import language_model_trainer
 from tests.experiments.conftest import ROOT, result, run
 
 CONFIGS = sorted((ROOT / "configs").glob("[a-z]*.py"))
@@ -39,3 +41,10 @@ def test_gpt2_124m_tiny_trains_in_bf16(text, tmp_path):
     outcome = result(done)
     assert outcome["finished"]
     assert outcome["loss"] < 5.9  # ln 384 is 5.95
+
+
+def test_a_family_that_is_no_decoder_is_refused_before_anything_is_made():
+    config = runpy.run_path(ROOT / "configs" / "gpt_quickstart.py")["get_config"]("tiny")
+    config.model = default_config("bert").model
+    with pytest.raises(ConfigError, match="'bert' does not predict next tokens.*llama"):
+        language_model_trainer(parse_run(config))
