@@ -49,21 +49,21 @@ def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[
       ConfigError: an unknown model_type or option, damaged or pickled weights, tensors that are
         missing, too many, or of another shape than the configuration says.
     """
-    with GgufFile(path) if str(path).endswith(".gguf") else Folder(path) as folder:
-        config = read_config(folder.config)
-        model = models.build(config)
-        entries, shapes = _entries(config), _by_path(model.abstract_params)
-        _check(folder, config, entries, shapes)
-        shardings = (
-            _by_path(tree_shardings(model.abstract_params, model.logical_axes, mesh))
-            if mesh is not None
-            else dict.fromkeys(shapes)
-        )
-        params = {}
-        for path_ in shapes:
-            host = _read(folder, *entries[path_], shapes)
-            params[path_] = jax.block_until_ready(jax.device_put(host, shardings[path_]))
-        return config, _nested(params)
+    folder = GgufFile(path) if str(path).endswith(".gguf") else Folder(path)
+    config = read_config(folder.config)
+    model = models.build(config)
+    entries, shapes = _entries(config), _by_path(model.abstract_params)
+    _check(folder, config, entries, shapes)
+    shardings = (
+        _by_path(tree_shardings(model.abstract_params, model.logical_axes, mesh))
+        if mesh is not None
+        else dict.fromkeys(shapes)
+    )
+    params = {}
+    for path_ in shapes:
+        host = _read(folder, *entries[path_], shapes)
+        params[path_] = jax.block_until_ready(jax.device_put(host, shardings[path_]))
+    return config, _nested(params)
 
 
 def load_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer:

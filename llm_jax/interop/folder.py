@@ -1,6 +1,5 @@
 """A Hugging Face folder: `config.json` and one or many safetensors files, read tensor by tensor."""
 
-import contextlib
 import json
 import os
 import re
@@ -23,6 +22,8 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 class Folder:
     """The tensors of a folder by name; nothing is read before it is asked for.
 
+    A file is mapped into memory while one tensor is read and no longer: the pages count as ours.
+
     Raises:
       ConfigError: no folder, no config, pickled weights only, a broken file, an index that names
         a file outside the folder, or tensors that their file does not have.
@@ -33,17 +34,17 @@ class Folder:
         if not self.path.is_dir():
             raise ConfigError(f"{path} is no folder: give one with config.json and safetensors")
         self.config = read_json(self.path / "config.json")
-        self._stack = contextlib.ExitStack()
-        self._files: dict[str, tuple[safe_open, str]] = {}
+        # By a tensor's present name: its file, its name there, its shape.
+        self._tensors: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
         for file in self._file_names():
+            path = self.path / file
             try:
-                opened = self._stack.enter_context(safe_open(self.path / file, framework="numpy"))
+                with safe_open(path, framework="numpy") as opened:
+                    for name in opened.keys():  # noqa: SIM118 (safe_open is no dict)
+                        shape = tuple(opened.get_slice(name).get_shape())
+                        self._tensors[_renamed(name)] = path, name, shape
             except (SafetensorError, OSError) as error:
-                raise ConfigError(
-                    f"{self.path / file} is damaged: {error}; fetch it anew"
-                ) from None
-            for name in opened.keys():  # noqa: SIM118 (safe_open is no dict)
-                self._files[_renamed(name)] = opened, name
+                raise ConfigError(f"{path} is damaged: {error}; fetch it anew") from None
         self._check_index()
 
     def _file_names(self) -> list[str]:
@@ -76,34 +77,23 @@ class Folder:
                 raise ConfigError(f"{index} names tensors that no file has: {listed(missing)}")
 
     def _stored(self) -> set[str]:
-        return {name for _, name in self._files.values()}
+        return {name for _, name, _ in self._tensors.values()}
 
     def names(self) -> set[str]:
         """Returns the names of all tensors."""
-        return set(self._files)
+        return set(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
-        file, stored = self._files[name]
-        return tuple(file.get_slice(stored).get_shape())
+        return self._tensors[name][2]
 
     def read(self, name: str, start: int = 0, stop: int | None = None, axis: int = 0) -> np.ndarray:
         """Returns the tensor, or its part from `start` to `stop` along `axis`."""
-        file, stored = self._files[name]
-        if stop is None:
-            return file.get_tensor(stored)
-        part = file.get_slice(stored)
-        return part[(slice(None),) * axis + (slice(start, stop),)]
-
-    def close(self) -> None:
-        """Closes the files."""
-        self._stack.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
+        path, stored, _ = self._tensors[name]
+        with safe_open(path, framework="numpy") as file:
+            if stop is None:
+                return file.get_tensor(stored)
+            return file.get_slice(stored)[(slice(None),) * axis + (slice(start, stop),)]
 
 
 def _renamed(name: str) -> str:

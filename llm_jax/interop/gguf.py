@@ -167,15 +167,6 @@ class GgufFile:
                 special[role] = tokens[number]
         return PretrainedTokenizer(backend, special, self._field("tokenizer.chat_template"))
 
-    def close(self) -> None:
-        """Lets go of the file."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
 
 def _reader(path: Path):
     try:

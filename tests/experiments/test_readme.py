@@ -43,6 +43,10 @@ def test_a_command_of_the_pages_runs(command, trained, text, tmp_path):
             flag += ":tiny"
         if flag.startswith("--workdir="):
             flag = f"--workdir={tmp_path / 'run' if name == 'pretrain' else workdir}"
+        if flag.startswith("--source="):
+            flag = f"--source={workdir}"
+        if flag.startswith("--target="):
+            flag = f"--target={tmp_path / 'converted'}"
         if flag.startswith("--output="):
             flag = f"--output={tmp_path / 'picture.png'}"
         if flag.startswith("--config.data.path="):

@@ -64,12 +64,12 @@ def write_tiny(path, tensors, quantization=None, **fields):
 
 def test_rows_of_queries_and_keys_are_put_back(tmp_path):
     tensors = tiny_tensors()
-    with interop.GgufFile(write_tiny(tmp_path / "m.gguf", tensors)) as file:
-        for ours, theirs in [("q", "attn_q"), ("k", "attn_k"), ("v", "attn_v")]:
-            got = file.read(f"model.layers.1.self_attn.{ours}_proj.weight")
-            np.testing.assert_array_equal(got, tensors[f"blk.1.{theirs}.weight"])
-        part = file.read("model.layers.0.mlp.up_proj.weight", 3, 9, axis=1)
-        np.testing.assert_array_equal(part, tensors["blk.0.ffn_up.weight"][:, 3:9])
+    file = interop.GgufFile(write_tiny(tmp_path / "m.gguf", tensors))
+    for ours, theirs in [("q", "attn_q"), ("k", "attn_k"), ("v", "attn_v")]:
+        got = file.read(f"model.layers.1.self_attn.{ours}_proj.weight")
+        np.testing.assert_array_equal(got, tensors[f"blk.1.{theirs}.weight"])
+    part = file.read("model.layers.0.mlp.up_proj.weight", 3, 9, axis=1)
+    np.testing.assert_array_equal(part, tensors["blk.0.ffn_up.weight"][:, 3:9])
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16"])

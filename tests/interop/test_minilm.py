@@ -22,6 +22,7 @@ def embeddings(states, mask):
     return sums / np.linalg.norm(sums, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_sentence_embeddings_are_those_of_pytorch(asset):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
