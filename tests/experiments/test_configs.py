@@ -48,3 +48,14 @@ def test_a_family_that_is_no_decoder_is_refused_before_anything_is_made():
     config.model = default_config("bert").model
     with pytest.raises(ConfigError, match="'bert' does not predict next tokens.*llama"):
         language_model_trainer(parse_run(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama_pretrain", "mixtral_pretrain"])
+def test_the_large_decoders_train_at_tiny_sizes_on_a_mesh(name, text, tmp_path):
+    done = run(
+        "pretrain", f"--config=configs/{name}.py:tiny", f"--config.data.path={text}",
+        f"--workdir={tmp_path / 'run'}", "--emulated_devices=8", "--config.mesh.data=2",
+        "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
+    )  # fmt: skip
+    assert result(done)["loss"] < 5.9
