@@ -1,6 +1,6 @@
 """Llama at the sizes of Llama 3, from scratch, on the user's own text.
 
-Command:   python -m experiments.pretrain --config=configs/llama_pretrain.py:8b --workdir=runs/llama \\
+Command:   python -m experiments.pretrain --config=configs/llama_pretrain.py:8b --workdir=runs/8b \\
                --config.data.path=DIR_OF_UTF8_TEXT --config.mesh.fsdp=-1 --config.mesh.data=1
 Hardware:  accelerators that hold 16 bytes a parameter between them, in shards of fsdp: 1b (the
            default) from 40 GB in all, 8b from 160 GB, 70b from 1.3 TB, activations besides.

@@ -35,3 +35,15 @@ def asset():
         return path
 
     return find
+
+
+def pytest_collection_modifyitems(items):
+    """Of each comparison with the reference the first configuration is quick, the others slow."""
+    seen = set()
+    for item in items:
+        here = item.path.parent == Path(__file__).parent
+        if here and hasattr(item, "callspec") and "reference" in item.originalname:
+            name = (item.path, item.originalname)
+            if name in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(name)
