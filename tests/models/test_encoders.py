@@ -10,6 +10,8 @@ from llm_jax.parallel.mesh import MeshConfig, make_mesh
 from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.testing import relative_error
 
+pytestmark = pytest.mark.slow
+
 TOWER = {"num_layers": 2, "num_heads": 4, "hidden_size": 32, "mlp_size": 64}
 CONFIGS = {
     "bert": TOWER
