@@ -56,6 +56,6 @@ def test_the_large_decoders_train_at_tiny_sizes_on_a_mesh(name, text, tmp_path):
     done = run(
         "pretrain", f"--config=configs/{name}.py:tiny", f"--config.data.path={text}",
         f"--workdir={tmp_path / 'run'}", "--emulated_devices=8", "--config.mesh.data=2",
-        "--config.mesh.fsdp=2", "--config.mesh.tensor=2",
+        "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.optim.learning_rate=3e-3",
     )  # fmt: skip
     assert result(done)["loss"] < 5.9
