@@ -18,7 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 from absl import flags
 
@@ -77,11 +76,11 @@ def main() -> dict:
 def write_checkpoint(target: str, config, params, files: dict[str, bytes]) -> None:
     """Writes a work directory with the parameters as step 0 of a run with default settings."""
     run = default_config(config.family)
-    run.data.sequence_length = min(run.data.sequence_length, config.max_positions)
+    run.data.sequence_length = 1  # it says nothing of the model: any number of positions has one
     run = dataclasses.replace(parse_run(run), model=config)
     files = files | {"config.json": json.dumps(to_dict(run), indent=2).encode()}
     checkpoints = Checkpoints(target, files=files)
-    checkpoints.save(0, {"params": jax.tree.map(jnp.asarray, params)})
+    checkpoints.save(0, {"params": params})
     checkpoints.close()
 
 

@@ -34,7 +34,7 @@ from absl import flags
 from experiments import entry
 from llm_jax import interop, models
 from llm_jax.configuration import ConfigError
-from llm_jax.data import load_tokenizer
+from llm_jax.data import PretrainedTokenizer, load_tokenizer
 from llm_jax.generation import Engine, SamplingOptions
 from llm_jax.training.restore import load_model
 
@@ -125,6 +125,8 @@ def main() -> dict:
 
     prompts = [prompt for prompt in PROMPT.value for _ in range(NUM_SAMPLES.value)]
     if CHAT.value:
+        if not isinstance(tokenizer, PretrainedTokenizer):
+            raise ConfigError(f"--chat: {source} was trained without a chat template; leave it out")
         chats = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in prompts]
         tokens = [tokenizer.encode(chat, add_special_tokens=False) for chat in chats]
     else:

@@ -77,7 +77,8 @@ class Engine:
             raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
         self._model, self._params, self._tokenizer = model, params, tokenizer
         if end_ids is None:
-            end_ids = () if tokenizer is None else (tokenizer.eos_id,)
+            known = tokenizer is not None and tokenizer.eos_id is not None
+            end_ids = (tokenizer.eos_id,) if known else ()
         self._end_ids = frozenset(end_ids)
         self._batch_size = batch_size
         # A tokenizer trained on little text may have fewer pieces than the model has rows.

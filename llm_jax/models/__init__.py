@@ -6,6 +6,7 @@ Flax stays below this line: parameters come and go as nested dicts of arrays.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -112,7 +113,7 @@ class Model:
       dtype: what it is computed in; parameters are float32 whatever it is.
     """
 
-    config: gpt2.Config
+    config: Any
     execution: Execution
     dtype: jnp.dtype
 

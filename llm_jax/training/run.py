@@ -138,7 +138,8 @@ class RunConfig:
                 f"batch_size {self.batch_size} is no multiple of accumulation "
                 f"{self.accumulation}: choose one that is"
             )
-        length, positions = self.data.sequence_length, self.model.max_positions
+        length = self.data.sequence_length
+        positions = getattr(self.model, "max_positions", length)  # T5's have no end
         if length > positions:
             raise ConfigError(
                 f"data.sequence_length {length} is longer than the model's {positions} positions: "

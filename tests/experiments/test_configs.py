@@ -43,10 +43,11 @@ def test_gpt2_124m_tiny_trains_in_bf16(text, tmp_path):
     assert outcome["loss"] < 5.9  # ln 384 is 5.95
 
 
-def test_a_family_that_is_no_decoder_is_refused_before_anything_is_made():
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_a_family_that_is_no_decoder_is_refused_before_anything_is_made(family):
     config = runpy.run_path(ROOT / "configs" / "gpt_quickstart.py")["get_config"]("tiny")
-    config.model = default_config("bert").model
-    with pytest.raises(ConfigError, match="'bert' does not predict next tokens.*llama"):
+    config.model = default_config(family).model
+    with pytest.raises(ConfigError, match=f"'{family}' does not predict next tokens.*llama"):
         language_model_trainer(parse_run(config))
 
 

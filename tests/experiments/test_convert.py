@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.convert import write_checkpoint
 from llm_jax import interop, models
 from llm_jax.testing import tiny_config
+from llm_jax.training.restore import load_model
 from tests.data.test_pretrained_tokenizer import byte_level_folder, settings
 from tests.experiments.conftest import TINY, result, run
 
@@ -64,6 +66,17 @@ def test_pretraining_begins_with_a_folder(folder, text, tmp_path):
     _, params = interop.load_pretrained(target)
     _, expected = interop.load_pretrained(folder)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_a_model_without_a_last_position_becomes_a_checkpoint(tmp_path):
+    sizes = {"num_heads": 2, "head_dim": 8, "hidden_size": 16, "mlp_size": 32, "vocab_size": 128}
+    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    config = models.parse_config({"family": "t5", **sizes, **layers})
+    params = jax.jit(models.build(config).init)(jax.random.key(0))
+    write_checkpoint(str(tmp_path / "run"), config, params, {})
+    restored = load_model(tmp_path / "run")
+    assert restored.model.config == config
+    jax.tree.map(np.testing.assert_array_equal, restored.params, params)
 
 
 def test_bad_input_is_one_line(folder, tmp_path):

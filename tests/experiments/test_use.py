@@ -37,6 +37,7 @@ def test_generate_streams_text_and_ends_with_json(trained):
     [
         ("generate", ("--temperature=-1",), "temperature is -1.0"),
         ("generate", ("--step=7",), "no checkpoint of step 7"),
+        ("generate", ("--chat", "--prompt=Hi"), "was trained without a chat template"),
         ("evaluate", ("--split=test",), "split is 'test'"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere holds no checkpoint"),
     ],
