@@ -7,6 +7,14 @@ from llm_jax.layers.partition import named
 from llm_jax.parallel.sharding import constrain
 
 
+def padded_rows(vocab_size: int) -> int:
+    """Returns the rows of a token table: `vocab_size` up to a multiple of 128.
+
+    They divide over a mesh's tensor axis; the loss masks the padding and export cuts it.
+    """
+    return -(-vocab_size // 128) * 128
+
+
 class Table(nn.Module):
     """Vectors looked up by index.
 

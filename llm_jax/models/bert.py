@@ -15,7 +15,7 @@ from llm_jax.kernels.attention import Mask
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
-from llm_jax.layers.embed import Table
+from llm_jax.layers.embed import Table, padded_rows
 from llm_jax.layers.linear import Projection
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.norm import LayerNorm
@@ -24,7 +24,6 @@ from llm_jax.layers.stack import stack
 from llm_jax.models.flops import Flops
 from llm_jax.parallel.sharding import constrain
 
-VOCAB_MULTIPLE = 128
 HEADS = ("none", "masked_lm")
 
 
@@ -107,7 +106,7 @@ class Config:
     @property
     def padded_vocab(self) -> int:
         """Rows of the token table: `vocab_size` up to a multiple of 128."""
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return padded_rows(self.vocab_size)
 
     @property
     def longest(self) -> int:

@@ -9,7 +9,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask, Scores
 from llm_jax.layers.attention import Attention, Shape
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
-from llm_jax.layers.embed import Table
+from llm_jax.layers.embed import Table, padded_rows
 from llm_jax.layers.linear import Projection
 from llm_jax.layers.mlp import ACTIVATIONS, MLP
 from llm_jax.layers.norm import LayerNorm
@@ -17,8 +17,6 @@ from llm_jax.layers.partition import named
 from llm_jax.layers.patches import PatchEmbedding, grid_positions
 from llm_jax.layers.stack import stack
 from llm_jax.parallel.sharding import constrain
-
-VOCAB_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Text(Tower):
     @property
     def padded_vocab(self) -> int:
         """Rows of the token table: `vocab_size` up to a multiple of 128."""
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return padded_rows(self.vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,11 +20,10 @@ from llm_jax.kernels.attention import Mask
 from llm_jax.layers import norm
 from llm_jax.layers.block import Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
+from llm_jax.layers.embed import padded_rows
 from llm_jax.layers.stack import stack
 from llm_jax.models.flops import Flops
 from llm_jax.parallel.sharding import constrain
-
-VOCAB_MULTIPLE = 128
 
 
 def check_sizes(config, names: tuple[str, ...]) -> None:
@@ -90,7 +89,7 @@ class Derived:
     @property
     def padded_vocab(self) -> int:
         """Rows of the token table: `vocab_size` up to a multiple of 128."""
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return padded_rows(self.vocab_size)
 
 
 class Blocks(nn.Module):

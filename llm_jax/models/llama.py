@@ -17,14 +17,13 @@ from llm_jax.layers import norm
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
-from llm_jax.layers.embed import Table
+from llm_jax.layers.embed import Table, padded_rows
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.rope import RopeScaling, rotary_tables
 from llm_jax.layers.stack import stack
 from llm_jax.models.flops import Flops
 from llm_jax.parallel.sharding import constrain
 
-VOCAB_MULTIPLE = 128
 FULL, SLIDING = "full_attention", "sliding_attention"
 EVERYTHING = 2**30
 
@@ -154,7 +153,7 @@ class Config:
     @property
     def padded_vocab(self) -> int:
         """Rows of the token table: `vocab_size` up to a multiple of 128."""
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return padded_rows(self.vocab_size)
 
     @property
     def sliding(self) -> tuple[bool, ...]:

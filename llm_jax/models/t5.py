@@ -21,9 +21,8 @@ from llm_jax.layers.block import BlockConfig
 from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
-from llm_jax.models import encoder_decoder
+from llm_jax.models import encoder_decoder, text_to_text
 from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
-from llm_jax.models.flops import Flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,41 +211,9 @@ class Transformer(EncoderDecoder):
 encode = encoder_decoder.encode
 prepare = encoder_decoder.prepare
 decode = encoder_decoder.decode
-
-
-def example_inputs(config: Config) -> dict:
-    """Returns the smallest inputs of the module: they shape its parameters."""
-    del config
-    token = jnp.zeros((1, 1), jnp.int32)
-    return {"input_ids": token, "decoder_input_ids": token}
-
-
-def forward(
-    model, params, *, input_ids, decoder_input_ids, attention_mask=None, decoder_attention_mask=None
-) -> dict:
-    """Returns what T5ForConditionalGeneration does.
-
-    Args:
-      model: the `llm_jax.models.Model`.
-      params: its parameters.
-      input_ids: int [B, S].
-      decoder_input_ids: int [B, T].
-      attention_mask: int [B, S], 0 where a source token is padding.
-      decoder_attention_mask: int [B, T], 0 where a target token is padding.
-
-    Returns:
-      `logits [B, T, V]`, `last_hidden_state [B, T, D]` of the decoder,
-      `encoder_last_hidden_state [B, S, D]`.
-    """
-    outputs = encoder_decoder.run(
-        model,
-        params,
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        decoder_input_ids=decoder_input_ids,
-        decoder_attention_mask=decoder_attention_mask,
-    )
-    return {"logits": logits(model, params, outputs["last_hidden_state"]), **outputs}
+example_inputs = text_to_text.example_inputs
+forward = text_to_text.forward
+flops_per_token = text_to_text.flops_per_token
 
 
 def logits(model, params, hidden):
@@ -258,8 +225,3 @@ def output_embedding(config: Config, params):
     """Returns the float32 [padded_vocab, D] matrix that maps hidden states to logits."""
     table = params["embedding" if config.tied_embeddings else "head"]["table"]
     return table * config.hidden_size**-0.5 if config.scaled_output else table
-
-
-def flops_per_token(config: Config, sequence_length: int) -> Flops:
-    """Operations of training on a target token and a source token, both rows equally long."""
-    return encoder_decoder.flops(config, 1.0, sequence_length, sequence_length)
