@@ -63,6 +63,7 @@ def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[
     for path_ in shapes:
         host = _read(folder, *entries[path_], shapes)
         params[path_] = jax.block_until_ready(jax.device_put(host, shardings[path_]))
+        del host  # before the next one is read
     return config, _nested(params)
 
 

@@ -17,11 +17,12 @@ import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
 from llm_jax import interop
 from llm_jax.parallel.mesh import MeshConfig, make_mesh
+from llm_jax.training.hardware import resident_peak
 mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2)) if int(sys.argv[2]) == 8 else None
 jax.block_until_ready(jax.numpy.zeros(3) + 1)
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 config, params = interop.load_pretrained(sys.argv[1], mesh)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(resident_peak() - before)
 """
 
 
@@ -40,5 +41,5 @@ def test_peak_memory_is_the_model_and_its_largest_stacked_parameter(tmp_path, de
         [sys.executable, "-c", PROGRAM, tmp_path / "model", str(devices)],
         cwd=ROOT, env=environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    grown = int(done.stdout) / 1024
+    grown = int(done.stdout) / MIB
     assert sum(sizes) * 0.9 < grown < sum(sizes) + max(sizes) + 512, (grown, sum(sizes))
