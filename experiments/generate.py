@@ -18,11 +18,19 @@ Repeatable: a text depends on --seed, its number and the settings, not on what e
 batch (in float32). --step takes the newest checkpoint ("last"), the one with the lowest validation
 loss ("best"), or a number.
 
+Beam search: --num_beams=4 looks for the likeliest whole text and gives the --num_samples best;
+1 beam is greedy. --length_penalty, --early_stopping (no, yes, never), and --num_beam_groups with
+--diversity_penalty go with it. An encoder-decoder (T5, BART, Marian) is always searched: its
+prompt is the source.
+
+Speculative decoding: --draft=lookup guesses --draft_tokens from the text so far, --draft=PATH with
+a smaller model of the same vocabulary. It needs --temperature=0, and changes nothing but the time.
+
 Models of others: --init_from=PATH takes a Hugging Face folder or a llama-type *.gguf in place of
 --workdir, and --chat puts each prompt into the model's chat template.
 
-The last line of stdout is one JSON object: samples (prompt, text, tokens, finish_reason),
-tokens_per_second (behind the second token, so without compilation), seconds and step.
+The last line of stdout is one JSON object: samples (prompt, text, tokens, finish_reason; score of
+a search), tokens_per_second (behind the second token, so without compilation), seconds, step.
 """
 
 import dataclasses
@@ -35,7 +43,10 @@ from experiments import entry
 from llm_jax import interop, models
 from llm_jax.configuration import ConfigError
 from llm_jax.data import PretrainedTokenizer, load_tokenizer
-from llm_jax.generation import Engine, SamplingOptions
+from llm_jax.generation import Draft, Engine, SamplingOptions
+from llm_jax.generation.beam import BeamOptions
+from llm_jax.generation.display import Display
+from llm_jax.generation.search import ENCODER_DECODERS, search
 from llm_jax.training.restore import load_model
 
 flags.adopt_module_key_flags(entry)
@@ -57,61 +68,35 @@ STOP = flags.DEFINE_multi_string("stop", [], "Text to end before; give it again 
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Texts computed together.")
 STREAM = flags.DEFINE_bool("stream", True, "Show the text while it is made.")
-
-
-# What a model makes up may hold control characters; a terminal is shown their symbols instead.
-_SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-_SYMBOLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-
-class Display:
-    """Shows texts one after the other, the first unfinished one as it grows."""
-
-    def __init__(self, prompts: list[str]):
-        self._prompts = prompts
-        self._waiting = [""] * len(prompts)
-        self._ended = [False] * len(prompts)
-        self._row = -1
-        self._next()
-
-    def on_token(self, row: int, text: str) -> None:
-        """Takes a piece of a row's text."""
-        if row == self._row:
-            self._write(text)
-        else:
-            self._waiting[row] += text
-
-    def on_end(self, row: int) -> None:
-        """Ends a row; what is ready behind it follows."""
-        self._ended[row] = True
-        while self._row < len(self._ended) and self._ended[self._row]:
-            self._write("\n")
-            self._next()
-
-    def _next(self) -> None:
-        self._row += 1
-        if self._row < len(self._prompts):
-            if len(self._prompts) > 1:
-                self._write(f"--- {self._row + 1} of {len(self._prompts)} ---\n")
-            self._write(self._prompts[self._row] + self._waiting[self._row])
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text.translate(_SYMBOLS))
-        sys.stdout.flush()
+NUM_BEAMS = flags.DEFINE_integer("num_beams", 0, "Beam search; 0 draws tokens instead.")
+LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 1.0, "Score: log-probability / length ** it.")
+EARLY_STOPPING = flags.DEFINE_enum("early_stopping", "no", ["no", "yes", "never"], "Of the search.")
+NUM_BEAM_GROUPS = flags.DEFINE_integer("num_beam_groups", 1, "Parts of the beams that differ.")
+DIVERSITY_PENALTY = flags.DEFINE_float("diversity_penalty", 0.0, "For a token of another group.")
+DRAFT = flags.DEFINE_string("draft", "", "Where guesses come from: lookup, or as --init_from.")
+DRAFT_TOKENS = flags.DEFINE_integer("draft_tokens", 4, "Guesses in a step.")
+# What goes with drawing tokens one by one, and what with beams.
+DRAWING = (TEMPERATURE, TOP_K, TOP_P, MIN_P, REPETITION_PENALTY)
+NO_BEAMS = (*DRAWING, STOP, SEED, BATCH_SIZE, STREAM, DRAFT, DRAFT_TOKENS)
+SEARCHING = (LENGTH_PENALTY, EARLY_STOPPING, NUM_BEAM_GROUPS, DIVERSITY_PENALTY)
 
 
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
-    options = SamplingOptions(
-        temperature=TEMPERATURE.value,
-        top_k=TOP_K.value,
-        top_p=TOP_P.value,
-        min_p=MIN_P.value,
-        repetition_penalty=REPETITION_PENALTY.value,
-        max_new_tokens=MAX_NEW_TOKENS.value,
-    )
     if NUM_SAMPLES.value < 1:
         raise ConfigError(f"num_samples is {NUM_SAMPLES.value}: give 1 or more")
+    beams = NUM_BEAMS.value > 0
+    if beams and NUM_SAMPLES.value > NUM_BEAMS.value:
+        raise ConfigError(f"--num_samples={NUM_SAMPLES.value}: give at most --num_beams")
+    wrong = [f"--{flag.name}" for flag in (NO_BEAMS if beams else SEARCHING) if flag.present]
+    if wrong and beams:
+        raise ConfigError(f"{', '.join(wrong)} and --num_beams do not go together: leave one out")
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)} is for beam search: give --num_beams, 1 or more")
+    if DRAFT_TOKENS.present and not DRAFT.value:
+        raise ConfigError("--draft_tokens is of a draft: give --draft=lookup or a path, too")
+    drawn = {flag.name: flag.value for flag in (*DRAWING, MAX_NEW_TOKENS)}
+    options = beam_options() if beams else SamplingOptions(**drawn)
     step = int(STEP.value) if STEP.value.isdigit() else STEP.value
     if INIT_FROM.value:
         config, params = interop.load_pretrained(INIT_FROM.value)
@@ -121,43 +106,61 @@ def main() -> dict:
         restored = load_model(entry.required(WORKDIR), step)
         model, params, step = restored.model, restored.params, restored.step
         tokenizer, source = load_tokenizer(restored.tokenizer_path), WORKDIR.value
+    is_source = model.config.family in ENCODER_DECODERS
+    if is_source and not beams:
+        raise ConfigError("an encoder-decoder is searched: give --num_beams (1 is greedy)")
     print(f"step {step} of {source}, {options}", file=sys.stderr)
 
-    prompts = [prompt for prompt in PROMPT.value for _ in range(NUM_SAMPLES.value)]
+    prompts = [p for p in PROMPT.value for _ in range(1 if beams else NUM_SAMPLES.value)]
     if CHAT.value:
         if not isinstance(tokenizer, PretrainedTokenizer):
             raise ConfigError(f"--chat: {source} was trained without a chat template; leave it out")
         chats = [tokenizer.render_chat([{"role": "user", "content": text}]) for text in prompts]
         tokens = [tokenizer.encode(chat, add_special_tokens=False) for chat in chats]
     else:
-        tokens = [tokenizer.encode_prompt(prompt) for prompt in prompts]
-    engine = Engine(model, params, tokenizer, batch_size=BATCH_SIZE.value)
-    display = Display(prompts) if STREAM.value else None
-    began = time.perf_counter()
-    results = engine.generate(
-        tokens,
-        options,
-        seed=SEED.value,
-        stop=STOP.value,
-        on_token=display and display.on_token,
-        on_end=display and display.on_end,
+        encode = tokenizer.encode if is_source else tokenizer.encode_prompt
+        tokens = [encode(prompt) for prompt in prompts]
+    began, timing = time.perf_counter(), {}
+    if beams:
+        found = search(model, params, tokens, options, tokenizer=tokenizer)
+        results = [one for row in found for one in row]
+        prompts = [p for p, row in zip(prompts, found) for _ in row]
+    else:
+        draft = load_draft() if DRAFT.value else None
+        engine = Engine(model, params, tokenizer, batch_size=BATCH_SIZE.value, draft=draft)
+        display = Display(prompts) if STREAM.value else None
+        shown = {"on_token": display.on_token, "on_end": display.on_end} if display else {}
+        results = engine.generate(tokens, options, seed=SEED.value, stop=STOP.value, **shown)
+        timing = {
+            "tokens_per_second": engine.timing.tokens_per_second,
+            "timing": dataclasses.asdict(engine.timing),
+        }
+    samples = [
+        {"prompt": prompt, **dataclasses.asdict(one), "tokens": len(one.tokens)}
+        for prompt, one in zip(prompts, results)
+    ]
+    return {"samples": samples, **timing, "seconds": time.perf_counter() - began, "step": step}
+
+
+def beam_options() -> BeamOptions:
+    """Returns the flags of beam search."""
+    return BeamOptions(
+        num_beams=NUM_BEAMS.value,
+        num_results=NUM_SAMPLES.value,
+        max_new_tokens=MAX_NEW_TOKENS.value,
+        length_penalty=LENGTH_PENALTY.value,
+        early_stopping={"no": False, "yes": True}.get(EARLY_STOPPING.value, "never"),
+        num_groups=NUM_BEAM_GROUPS.value,
+        diversity_penalty=DIVERSITY_PENALTY.value,
     )
-    seconds = time.perf_counter() - began
-    return {
-        "samples": [
-            {
-                "prompt": prompt,
-                "text": result.text,
-                "tokens": len(result.tokens),
-                "finish_reason": result.finish_reason,
-            }
-            for prompt, result in zip(prompts, results)
-        ],
-        "tokens_per_second": engine.timing.tokens_per_second,
-        "seconds": seconds,
-        "timing": dataclasses.asdict(engine.timing),
-        "step": step,
-    }
+
+
+def load_draft() -> Draft:
+    """Returns what --draft names."""
+    if DRAFT.value == "lookup":
+        return Draft(DRAFT_TOKENS.value)
+    config, params = interop.load_pretrained(DRAFT.value)
+    return Draft(DRAFT_TOKENS.value, models.build(config), params)
 
 
 if __name__ == "__main__":

@@ -2,3 +2,4 @@
 
 from llm_jax.generation.engine import Engine, Generation, Timing, generate
 from llm_jax.generation.samplers import SamplingOptions
+from llm_jax.generation.speculative import Draft

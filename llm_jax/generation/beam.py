@@ -2,7 +2,8 @@
 
 `beam_search` knows no model: it is given the first logits, a cache, and a step from tokens to
 logits. `continue_prompts` and `decode_sources` are that step for decoders and encoder-decoders.
-Scores, the length penalty and early stopping are those of `transformers` 5.
+Scores, the length penalty and early stopping are those of `transformers` 5; groups of beams that
+avoid each other's tokens are those of Vijayakumar et al. 2016 (arXiv:1610.02424).
 """
 
 import dataclasses
@@ -32,6 +33,10 @@ class BeamOptions:
       early_stopping: True stops a row at `num_beams` finished hypotheses; False when the best
         running one, as long as it is now, would not beat the worst of them; "never" when it could
         not at any length.
+      num_groups: equal parts of the beams, each a search of its own; 1 is plain beam search.
+      diversity_penalty: at every step a token's log-probability is lower by this for each beam of
+        the groups before that has just taken it (Hamming diversity, the paper's Algorithm 1); the
+        scores that come out have it in them.
     """
 
     num_beams: int = 4
@@ -39,17 +44,34 @@ class BeamOptions:
     max_new_tokens: int = 64
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    num_groups: int = 1
+    diversity_penalty: float = 0.0
 
     def __post_init__(self):
         checks = (
             ("num_beams", self.num_beams >= 1, "1 or more"),
             ("num_results", 1 <= self.num_results <= self.num_beams, "1 up to num_beams"),
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            (
+                "num_groups",
+                self.num_groups >= 1 and self.num_beams % self.num_groups == 0,
+                f"a divisor of num_beams={self.num_beams}",
+            ),
+            (
+                "diversity_penalty",
+                self.diversity_penalty > 0 if self.num_groups > 1 else self.diversity_penalty == 0,
+                "more than 0 with num_groups from 2 on, and 0 without",
+            ),
             ("early_stopping", self.early_stopping in (True, False, "never"), "a bool or 'never'"),
         )
         for name, fits, wanted in checks:
             if not fits:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: give {wanted}")
+
+    @property
+    def group_size(self) -> int:
+        """Beams of a group."""
+        return self.num_beams // self.num_groups
 
 
 class Beams(NamedTuple):
@@ -67,7 +89,7 @@ class Beams(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Of the loop; K beams a row."""
+    """Of the loop; B is rows times groups, a row's groups side by side, of K beams each."""
 
     count: jax.Array  # Tokens that every running beam has.
     running: jax.Array  # [B, K, max_new_tokens]
@@ -107,8 +129,9 @@ def beam_search(
       end_ids: tokens that end a hypothesis; static.
       fill_id: what stands behind an end; static.
     """
-    beams, length = options.num_beams, options.max_new_tokens
-    batch, vocab_size = logits.shape
+    beams, length = options.group_size, options.max_new_tokens
+    rows, vocab_size = logits.shape
+    batch = rows * options.num_groups
     kept = max(2, 1 + len(end_ids)) * beams
     if kept > beams * vocab_size:
         raise ConfigError(f"num_beams is {beams} with {vocab_size} tokens: give fewer beams")
@@ -125,17 +148,18 @@ def beam_search(
         is_done=jnp.zeros((batch, beams), bool),
         improvable=jnp.ones((batch, 1), bool),
         goes_on=jnp.bool_(True),
-        logits=jnp.repeat(logits[:, None], beams, axis=1),
-        cache=jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=1), cache),
+        logits=jnp.repeat(logits, options.num_beams, axis=0).reshape(batch, beams, vocab_size),
+        cache=jax.tree.map(lambda leaf: jnp.repeat(leaf, options.num_beams, axis=1), cache),
     )
 
     def turn(state: _State) -> _State:
-        chosen, hits, beam_of, running_scores, running = _continue(state, kept, ends, length)
+        picked = _continue_groups(state, kept, ends, options)
+        chosen, hits, beam_of, running_scores, running = picked
         state = _finish(state, chosen, hits, options)
         count = state.count + 1
         # Of every beam that goes on: which row of the cache is its past.
-        rows = (jnp.arange(batch)[:, None] * beams + beam_of).reshape(-1)
-        follow = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=1), state.cache)
+        past = (jnp.arange(batch)[:, None] * beams + beam_of).reshape(-1)
+        follow = jax.tree.map(lambda leaf: jnp.take(leaf, past, axis=1), state.cache)
         tokens = running[:, :, state.count].reshape(-1)
         improvable = state.improvable & _could_improve(state, running_scores, count, options)
         full = jnp.all(state.is_done) if options.early_stopping is True else False
@@ -157,20 +181,49 @@ def beam_search(
         )
 
     state = jax.lax.while_loop(lambda state: state.goes_on, turn, state)
-    best = options.num_results
-    return Beams(state.done[:, :best], state.done_lengths[:, :best], state.done_scores[:, :best])
+    # All groups' hypotheses of a row, the best first.
+    scores, best = jax.lax.top_k(state.done_scores.reshape(rows, -1), options.num_results)
+    done = state.done.reshape(rows, options.num_beams, length)
+    lengths = state.done_lengths.reshape(rows, -1)
+    return Beams(
+        jnp.take_along_axis(done, best[:, :, None], axis=1),
+        jnp.take_along_axis(lengths, best, axis=1),
+        scores,
+    )
 
 
-def _continue(state: _State, kept: int, ends, length: int):
+def _continue_groups(state: _State, kept: int, ends, options: BeamOptions):
+    """Returns `_continue` of every group, which lowers the tokens that those before it took."""
+    groups, length = options.num_groups, options.max_new_tokens
+    logs = jax.nn.log_softmax(state.logits, axis=-1)
+    fields = (logs, state.running_scores, state.running)
+    searching = state.improvable
+    if options.early_stopping is True:
+        searching = searching & ~jnp.all(state.is_done, axis=1, keepdims=True)
+    taken, parts = 0.0, []
+    for group in range(groups):
+        logs, scores, running = (field[group::groups] for field in fields)
+        logs = logs - options.diversity_penalty * taken
+        parts.append(_continue(logs, scores, running, state.count, kept, ends, length))
+        tokens = parts[-1][-1][:, :, state.count]
+        # A group that has ended takes nothing.
+        counts = jnp.sum(jax.nn.one_hot(tokens, logs.shape[-1]), axis=1) * searching[group::groups]
+        taken = taken + counts[:, None, :]
+    return jax.tree.map(
+        lambda *leaves: jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:]), *parts
+    )
+
+
+def _continue(logs, running_scores, running, count, kept: int, ends, length: int):
     """Returns the best `kept` continuations, which of them end, and the beams that go on."""
-    batch, beams, vocab_size = state.logits.shape
-    scores = jax.nn.log_softmax(state.logits, axis=-1) + state.running_scores[:, :, None]
+    batch, beams, vocab_size = logs.shape
+    scores = logs + running_scores[:, :, None]
     # Twice the beams at least: were the best all to end, as many would be left to go on.
     scores, index = jax.lax.top_k(scores.reshape(batch, -1), kept)
     beam_of, token = index // vocab_size, index % vocab_size
-    sequences = jnp.take_along_axis(state.running, beam_of[:, :, None], axis=1)
-    sequences = sequences.at[:, :, state.count].set(token)
-    hits = jnp.any(token[:, :, None] == ends, axis=-1) | (state.count + 1 >= length)
+    sequences = jnp.take_along_axis(running, beam_of[:, :, None], axis=1)
+    sequences = sequences.at[:, :, count].set(token)
+    hits = jnp.any(token[:, :, None] == ends, axis=-1) | (count + 1 >= length)
     going, place = jax.lax.top_k(scores + hits * NONE, beams)
     running = jnp.take_along_axis(sequences, place[:, :, None], axis=1)
     beam_of = jnp.take_along_axis(beam_of, place, axis=1)
@@ -180,8 +233,8 @@ def _continue(state: _State, kept: int, ends, length: int):
 def _finish(state: _State, chosen, hits, options: BeamOptions) -> _State:
     """Returns the state with the hypotheses that ended now, the best of old and new kept."""
     scores, sequences = chosen
-    beams = options.num_beams
-    # Those behind the best `num_beams` are there to go on, not to end.
+    beams = options.group_size
+    # Those behind the best `beams` are there to go on, not to end.
     ended = hits & (jnp.arange(scores.shape[1]) < beams)
     scores = scores / (state.count + 1).astype(jnp.float32) ** options.length_penalty
     if options.early_stopping is True:
@@ -214,7 +267,14 @@ def _could_improve(state: _State, running_scores, count, options: BeamOptions):
 
 
 def continue_prompts(
-    model, params, prompts: Sequence[Sequence[int]], options: BeamOptions, *, end_ids, fill_id=0
+    model,
+    params,
+    prompts: Sequence[Sequence[int]],
+    options: BeamOptions,
+    *,
+    end_ids,
+    fill_id=0,
+    vocab_size: int | None = None,
 ) -> Beams:
     """Continues every prompt with a decoder, e.g. GPT-2.
 
@@ -225,6 +285,7 @@ def continue_prompts(
       options: of the search.
       end_ids: tokens that end a hypothesis.
       fill_id: what stands behind an end.
+      vocab_size: tokens from it on are not chosen; None means the config's.
 
     Raises:
       ConfigError: an empty prompt, or one that has too few positions left.
@@ -244,7 +305,8 @@ def continue_prompts(
     logits, cache = _read_prompts(model, params, tokens, lengths, total)
     arguments = (params, jnp.repeat(lengths, options.num_beams))
     settings = {"options": options, "end_ids": tuple(end_ids), "fill_id": fill_id}
-    return beam_search(_decoder_step(model), arguments, logits, cache, **settings)
+    step = _decoder_step(model, vocab_size)
+    return beam_search(step, arguments, logits[:, :vocab_size], cache, **settings)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "total"))
@@ -257,18 +319,26 @@ def _read_prompts(model, params, tokens, lengths, total: int):
 
 
 @functools.cache
-def _decoder_step(model):
+def _decoder_step(model, vocab_size):
     def step(arguments, tokens, count, cache):
         params, lengths = arguments
         positions = (lengths + count)[:, None]
         hidden, cache = model.hidden(params, tokens[:, None], positions=positions, cache=cache)
-        return model.logits(params, hidden[:, 0]), cache
+        return model.logits(params, hidden[:, 0])[:, :vocab_size], cache
 
     return step
 
 
 def decode_sources(
-    model, params, inputs: dict, options: BeamOptions, *, end_ids, fill_id=0, start=None
+    model,
+    params,
+    inputs: dict,
+    options: BeamOptions,
+    *,
+    end_ids,
+    fill_id=0,
+    start=None,
+    vocab_size: int | None = None,
 ) -> Beams:
     """Generates targets with an encoder-decoder, e.g. T5, BART or Whisper.
 
@@ -281,6 +351,7 @@ def decode_sources(
       fill_id: what stands behind an end.
       start: int [P], the tokens that every target begins with; None means the config's
         `decoder_start_token_id`.
+      vocab_size: tokens from it on are not chosen; None means the config's.
     """
     start = np.asarray([model.config.decoder_start_token_id] if start is None else start, np.int32)
     total = len(start) + options.max_new_tokens
@@ -296,7 +367,8 @@ def decode_sources(
     }
     arguments = (params, memory, jnp.int32(len(start)))
     settings = {"options": options, "end_ids": tuple(end_ids), "fill_id": fill_id}
-    return beam_search(_encoder_decoder_step(model), arguments, logits, cache, **settings)
+    step = _encoder_decoder_step(model, vocab_size)
+    return beam_search(step, arguments, logits[:, :vocab_size], cache, **settings)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "total"))
@@ -313,12 +385,12 @@ def _read_sources(model, params, inputs, start, total: int):
 
 
 @functools.cache
-def _encoder_decoder_step(model):
+def _encoder_decoder_step(model, vocab_size):
     def step(arguments, tokens, count, cache):
         params, memory, begun = arguments
         positions = jnp.full((tokens.shape[0], 1), begun + count, jnp.int32)
         settings = {"positions": positions, "cache": cache}
         hidden, cache = model.family.decode(model, params, tokens[:, None], memory, **settings)
-        return model.family.logits(model, params, hidden[:, 0]), cache
+        return model.family.logits(model, params, hidden[:, 0])[:, :vocab_size], cache
 
     return step

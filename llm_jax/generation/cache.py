@@ -23,9 +23,13 @@ def first_length(longest_prompt: int, total: int, largest: int) -> int:
     return bucket(min(total, max(FIRST_LENGTH, longest_prompt + 1)), largest)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "length"))
-def grow(model, cache, length: int):
-    """Returns `cache` with room for `length` slots; the new ones are empty."""
+@functools.partial(jax.jit, static_argnames=("model", "length", "ahead"))
+def grow(model, cache, length: int, ahead: int = 0):
+    """Returns `cache` with room for `length` positions; new slots are empty.
+
+    No token may have been written behind the old one's end: a ring is not turned.
+    """
+    slots = model.cache_slots(length, ahead=ahead)
     rows = jax.tree.leaves(jax.eval_shape(lambda: model.init_cache(2, 1)))
     longer = jax.tree.leaves(jax.eval_shape(lambda: model.init_cache(2, 2)))
     leaves, treedef = jax.tree.flatten(cache)
@@ -35,7 +39,7 @@ def grow(model, cache, length: int):
         if not axes:
             return leaf
         padding = [(0, 0)] * leaf.ndim
-        padding[axes[0]] = (0, length - leaf.shape[axes[0]])
+        padding[axes[0]] = (0, slots - leaf.shape[axes[0]])
         return jnp.pad(leaf, padding)
 
     return treedef.unflatten(extend(leaf, one, two) for leaf, one, two in zip(leaves, rows, longer))

@@ -6,7 +6,6 @@ while the next step runs. A row's draws depend on (seed, request, position) alon
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.configuration import ConfigError
-from llm_jax.generation import samplers
+from llm_jax.generation import samplers, speculative, steps
 from llm_jax.generation.cache import bucket, first_length, grow
 from llm_jax.generation.samplers import SamplingOptions
 from llm_jax.generation.text import TextStream, check_stop
@@ -44,13 +43,16 @@ class Timing:
     """Where the time of a call went.
 
     Attributes:
-      first_seconds: until the second token of every row was there: prefill and compilation.
+      first_seconds: until the second step was done: prefill and compilation.
       decode_seconds, decode_tokens: of the tokens behind that.
+      drafted_tokens, accepted_tokens: guesses of a draft, and those that were right.
     """
 
     first_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -67,14 +69,27 @@ class Engine:
       tokenizer: has `stream()`, `vocab_size` and `eos_id`; None works on tokens alone.
       end_ids: tokens that end a row; None means the tokenizer's EOS.
       batch_size: rows computed together; more prompts run in groups of as many.
+      draft: guesses ahead in greedy decoding; the same text in fewer steps.
 
     Attributes:
       timing: of the last call.
     """
 
-    def __init__(self, model, params, tokenizer=None, *, end_ids=None, batch_size: int = 32):
+    def __init__(
+        self,
+        model,
+        params,
+        tokenizer=None,
+        *,
+        end_ids=None,
+        batch_size: int = 32,
+        draft: speculative.Draft | None = None,
+    ):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
+        if draft is not None:
+            draft.check(model)
+        self._draft = draft
         self._model, self._params, self._tokenizer = model, params, tokenizer
         if end_ids is None:
             known = tokenizer is not None and tokenizer.eos_id is not None
@@ -85,7 +100,7 @@ class Engine:
         self._vocab_size = model.config.vocab_size
         if tokenizer is not None:
             self._vocab_size = min(self._vocab_size, tokenizer.vocab_size)
-        self._weights = _lay_out(model, params)
+        self._weights = steps.lay_out(model, params)
         self.timing = Timing()
 
     def generate(
@@ -109,6 +124,13 @@ class Engine:
             raise ConfigError(
                 f"{len(options)} sampling options for {len(prompts)} prompts: give one, or one each"
             )
+        if self._draft is not None:
+            for own in options:
+                if own.temperature > 0 or own.repetition_penalty != 1:
+                    raise ConfigError(
+                        "a draft is checked by greedy decoding: set temperature=0 and "
+                        "repetition_penalty=1, or leave the draft out"
+                    )
         requests = [
             self._request(index, list(prompt), own, stop)
             for index, (prompt, own) in enumerate(zip(prompts, options))
@@ -137,59 +159,83 @@ class Engine:
         return _Request(index, prompt, options, room, stream)
 
     def _run(self, requests: list["_Request"], seed: int, on_token, on_end) -> None:
-        began = time.perf_counter()
-        model, vocab_size = self._model, self._vocab_size
-        positions = model.config.max_positions
-        batch = bucket(len(requests), self._batch_size, smallest=1)
-        longest = max(len(request.prompt) for request in requests)
-        limit = max(request.room for request in requests)
-        total = max(len(request.prompt) + request.room for request in requests)
-        length = first_length(longest, total, positions)
-
-        tokens = np.zeros((batch, bucket(longest, length)), np.int32)
-        lengths = np.ones(batch, np.int32)
-        indices = np.zeros(batch, np.int32)
-        for row, request in enumerate(requests):
-            lengths[row] = len(request.prompt)
-            tokens[row, : lengths[row]] = request.prompt
-            indices[row] = request.index
-        settings = [request.options for request in requests]
-        settings += [SamplingOptions(temperature=0)] * (batch - len(requests))
-        rows, stages = samplers.pack(settings, vocab_size)
-        rows = jax.tree.map(jnp.asarray, rows)
-        keys = _request_keys(seed, indices)
-
-        shared = {"stages": stages, "vocab_size": vocab_size}
-        new, state = _prefill(
-            model, self._params, tokens, lengths, keys, rows, length=length, **shared
-        )
-        alive, count = list(enumerate(requests)), 0
-        for step in range(limit):
-            upcoming = None
-            if step + 1 < limit:
-                if longest + step >= length:
-                    length = min(2 * length, positions)
-                    state["cache"] = grow(model, state["cache"], length)
-                upcoming, state = _decode(model, self._weights, new, state, keys, rows, **shared)
-            read = np.asarray(new).tolist()
+        began = first = time.perf_counter()
+        alive, count, guesses, right = list(enumerate(requests)), 0, 0, 0
+        plain = self._draft is None
+        written = self._write(requests, seed) if plain else self._draft_ahead(requests)
+        for step, new in enumerate(written):
             for row, request in alive:
-                count += step > 1
-                request.take(read[row], self._end_ids, on_token)
+                if step and not plain:
+                    guesses, right = guesses + self._draft.tokens, right + len(new[row]) - 1
+                for token in new[row]:
+                    count += step > 1
+                    request.take(token, self._end_ids, on_token)
+                    if request.finish_reason is not None:
+                        break
                 if request.finish_reason is not None and on_end is not None:
                     on_end(request.index)
-            if step == 1:
+            if step <= 1:
                 first = time.perf_counter()
             alive = [(row, request) for row, request in alive if request.finish_reason is None]
             if not alive:
                 break
-            new = upcoming
-        now = time.perf_counter()
-        first = first if step > 0 else now
         self.timing = Timing(
             self.timing.first_seconds + first - began,
-            self.timing.decode_seconds + now - first,
+            self.timing.decode_seconds + time.perf_counter() - first,
             self.timing.decode_tokens + count,
+            self.timing.drafted_tokens + guesses,
+            self.timing.accepted_tokens + right,
         )
+
+    def _padded(self, requests):
+        """Returns the prompts as `tokens [B, S]` and their `lengths [B]`."""
+        batch = bucket(len(requests), self._batch_size, smallest=1)
+        longest = max(len(request.prompt) for request in requests)
+        tokens = np.zeros((batch, bucket(longest, self._model.config.max_positions)), np.int32)
+        lengths = np.ones(batch, np.int32)
+        for row, request in enumerate(requests):
+            lengths[row] = len(request.prompt)
+            tokens[row, : lengths[row]] = request.prompt
+        return tokens, lengths
+
+    def _draft_ahead(self, requests):
+        room = max(request.room for request in requests)
+        sizes = {"room": room, "vocab_size": self._vocab_size}
+        shared = (self._model, self._params, self._weights, self._draft)
+        return speculative.write(*shared, *self._padded(requests), **sizes)
+
+    def _write(self, requests: list["_Request"], seed: int):
+        """Yields each row's new token, step by step."""
+        model, vocab_size = self._model, self._vocab_size
+        tokens, lengths = self._padded(requests)
+        batch, longest = len(lengths), int(lengths.max())
+        limit = max(request.room for request in requests)
+        total = max(len(request.prompt) + request.room for request in requests)
+        most = model.cache_slots(model.config.max_positions)
+        length = first_length(longest, total, most)
+        indices = np.zeros(batch, np.int32)
+        indices[: len(requests)] = [request.index for request in requests]
+        settings = [request.options for request in requests]
+        settings += [SamplingOptions(temperature=0)] * (batch - len(requests))
+        rows, stages = samplers.pack(settings, vocab_size)
+        rows = jax.tree.map(jnp.asarray, rows)
+        keys = steps.request_keys(seed, indices)
+        new, state = steps.prefill(
+            model, self._params, tokens, lengths, keys, rows,
+            length=length, stages=stages, vocab_size=vocab_size,
+        )  # fmt: skip
+        arrays, layout = self._weights
+        for step in range(limit):
+            upcoming = None
+            if step + 1 < limit:
+                if longest + step >= length and length < most:
+                    length = min(2 * length, most)
+                    state["cache"] = grow(model, state["cache"], length)
+                upcoming, state = steps.decode_step(
+                    model, layout, arrays, new, state, keys, rows, stages, vocab_size
+                )
+            yield [[token] for token in np.asarray(new).tolist()]
+            new = upcoming
 
 
 def generate(
@@ -261,93 +307,3 @@ class _Request:
         return Generation(
             tuple(self._tokens), self._stream.text, self.finish_reason, len(self.prompt)
         )
-
-
-def _lay_out(model, params):
-    """Returns `(weights, axes)` for decoding: each layer's arrays apart, matrices in model.dtype.
-
-    XLA on a CPU copies a layer's slice of a stacked array at every step; arrays that were apart
-    before the step are read in place. Vectors (norms, most biases) stay float32, as the model
-    reads them.
-    """
-    axes = model.logical_axes
-    leaves, treedef = jax.tree.flatten(params)
-    stacked = tuple(bool(names) and names[0] == "layers" for names in treedef.flatten_up_to(axes))
-    return _apart(leaves, stacked, model.dtype), (treedef, stacked)
-
-
-@functools.partial(jax.jit, static_argnames=("stacked", "dtype"))
-def _apart(leaves, stacked, dtype):
-    def narrow(leaf, in_stack):
-        return leaf.astype(dtype) if leaf.ndim - in_stack > 1 else leaf
-
-    return [
-        list(narrow(leaf, True)) if in_stack else narrow(leaf, False)
-        for leaf, in_stack in zip(leaves, stacked)
-    ]
-
-
-def _together(arrays, layout):
-    """Undoes `_apart`; XLA folds the stacking and the layers' slicing away."""
-    treedef, stacked = layout
-    return treedef.unflatten(
-        jnp.stack(array) if in_stack else array for array, in_stack in zip(arrays, stacked)
-    )
-
-
-@jax.jit
-def _request_keys(seed, indices):
-    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(indices)
-
-
-def _choose(model, params, hidden, seen, keys, positions, rows, stages, vocab_size):
-    logits = model.logits(params, hidden)[:, :vocab_size]
-    keys = jax.vmap(jax.random.fold_in)(keys, positions) if stages.draw else keys
-    tokens = samplers.sample(logits, seen, keys, rows, stages)
-    if stages.repetition:
-        seen = seen.at[jnp.arange(tokens.shape[0]), tokens].set(True)
-    return tokens, seen
-
-
-@functools.partial(jax.jit, static_argnames=("model", "length", "stages", "vocab_size"))
-def _prefill(model, params, tokens, lengths, keys, rows, *, length, stages, vocab_size):
-    """Reads the prompts `tokens [B, S]` of `lengths [B]`; returns the first new tokens [B]."""
-    batch, width = tokens.shape
-    inside = jnp.arange(width) < lengths[:, None]
-    hidden, cache = model.hidden(
-        params,
-        tokens,
-        positions=jnp.where(inside, jnp.arange(width), -1),
-        cache=model.init_cache(batch, length),
-    )
-    last = hidden[jnp.arange(batch), lengths - 1]
-    seen = None
-    if stages.repetition:
-        seen = jnp.zeros((batch, vocab_size), bool)
-        seen = seen.at[jnp.arange(batch)[:, None], jnp.where(inside, tokens, vocab_size)].set(
-            True, mode="drop"
-        )
-    new, seen = _choose(model, params, last, seen, keys, lengths, rows, stages, vocab_size)
-    return new, {"cache": cache, "positions": lengths, "seen": seen}
-
-
-def _decode(model, weights, tokens, state, keys, rows, *, stages, vocab_size):
-    """Takes the tokens [B] that were chosen last; returns the next ones and the new state."""
-    arrays, layout = weights
-    return _decode_step(model, layout, arrays, tokens, state, keys, rows, stages, vocab_size)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 7, 8), donate_argnums=(4,))
-def _decode_step(model, layout, arrays, tokens, state, keys, rows, stages, vocab_size):
-    execution = dataclasses.replace(model.execution, unroll=0)
-    model = dataclasses.replace(model, execution=execution)
-    params = _together(arrays, layout)
-    positions = state["positions"]
-    hidden, cache = model.hidden(
-        params, tokens[:, None], positions=positions[:, None], cache=state["cache"]
-    )
-    positions = positions + 1
-    new, seen = _choose(
-        model, params, hidden[:, 0], state["seen"], keys, positions, rows, stages, vocab_size
-    )
-    return new, {"cache": cache, "positions": positions, "seen": seen}

@@ -21,13 +21,15 @@ from llm_jax import models
 from llm_jax.configuration import ConfigError, nearest
 from llm_jax.data.tokenizers import PretrainedTokenizer, load_pretrained_tokenizer
 from llm_jax.interop import bart, bert, clip, gpt2, llama, marian, mixtral, t5, vit, whisper
-from llm_jax.interop.folder import Folder, listed, read_json, write
+from llm_jax.interop.folder import Folder, equal, listed, read_json, write
 from llm_jax.interop.gguf import GgufFile
 from llm_jax.interop.table import Entry
 from llm_jax.parallel.sharding import tree_shardings
 
 # By `model_type` of config.json. Each module has MODEL_TYPES, read_config, write_config, table and
-# IGNORED, patterns of tensors that hold no parameter.
+# IGNORED, patterns of tensors that hold no parameter. It may have COPIES, the tensors that a file
+# has twice, by the name of the second; PREFIX, which a bare model's names lack; and `from_tensors`,
+# which corrects a Config by what the file holds.
 FAMILIES = {
     name: module
     for module in (bert, clip, gpt2, llama, t5, vit, bart, whisper, marian, mixtral)
@@ -51,6 +53,11 @@ def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[
     """
     folder = GgufFile(path) if str(path).endswith(".gguf") else Folder(path)
     config = read_config(folder.config)
+    family = _family(config)
+    if hasattr(family, "PREFIX") and isinstance(folder, Folder):
+        folder.complete_names(family.PREFIX)
+    if hasattr(family, "from_tensors"):
+        config = family.from_tensors(config, folder)
     model = models.build(config)
     entries, shapes = _entries(config), _by_path(model.abstract_params)
     _check(folder, config, entries, shapes)
@@ -171,7 +178,7 @@ def _check(folder: Folder, config, entries, shapes) -> None:
     """Raises `ConfigError` where file, table and model do not name the same things."""
     if entries.keys() != shapes.keys():
         raise AssertionError(f"table and model differ in {entries.keys() ^ shapes.keys()}")
-    expected = {}
+    expected, optional = {}, set()
     for path, (entry, place) in entries.items():
         if place:
             continue
@@ -181,16 +188,28 @@ def _check(folder: Folder, config, entries, shapes) -> None:
             shape[entry.axis] = sum(part[entry.axis] for part in parts)
         for _, name in entry.names(shapes[path].shape):
             expected[name] = tuple(shape)
-    ignored = re.compile("|".join(_family(config).IGNORED) or r"(?!)")
+            if entry.optional:
+                optional.add(name)
+    family = _family(config)
+    ignored = re.compile("|".join(family.IGNORED) or r"(?!)")
     there = {name for name in folder.names() if not ignored.fullmatch(name)}
-    if missing := sorted(expected.keys() - there):
+    for name, original in getattr(family, "COPIES", {}).items():
+        if name not in there or name in expected:
+            continue
+        if original in there and not equal(folder, name, original):
+            raise ConfigError(
+                f"{folder.path}: {name} is not {original}, as which config.json ties it: drop it "
+                "from the file, or load a model with an output of its own"
+            )
+        there.remove(name)
+    if missing := sorted(expected.keys() - there - optional):
         raise ConfigError(f"{folder.path} lacks tensors: {listed(missing)}")
     if unknown := sorted(there - expected.keys()):
         raise ConfigError(f"{folder.path} has tensors that the model has not: {listed(unknown)}")
     wrong = [
         f"{name} {folder.shape(name)} instead of {shape}"
         for name, shape in expected.items()
-        if folder.shape(name) != shape
+        if name in there and folder.shape(name) != shape
     ]
     if wrong:
         raise ConfigError(f"{folder.path}: config.json and shapes differ: {listed(wrong)}")
@@ -205,6 +224,9 @@ def _read(folder: Folder, entry: Entry, place: int, shapes) -> np.ndarray:
     out = np.empty(shape, np.float32)
     inner = shape[len(entry.placeholders) :]
     for index, name in entry.names(shape):
+        if entry.optional and name not in folder.names():
+            out[index] = 0
+            continue
         out[index] = entry.layout.from_file(folder.read(name, start, stop, entry.axis), inner)
     return out
 

@@ -6,8 +6,12 @@ from llm_jax.models import bart
 
 MODEL_TYPES = ("bart",)
 CONFIG = bart.Config
-# Copies of the shared table.
-IGNORED = (r"model\.(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight")
+IGNORED = ()
+COPIES = dict.fromkeys(
+    ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"),
+    "model.shared.weight",
+)
+PREFIX = "model."
 
 
 def sizes(hf: dict) -> dict:
@@ -95,7 +99,7 @@ def table(config: bart.Config) -> list[Entry]:
     """Returns the entries."""
     entries = [
         Entry("model.shared.weight", "embedding/table", Layout(rows=config.vocab_size)),
-        Entry("final_logits_bias", "logits_bias", Layout(shape=(1, -1))),
+        Entry("final_logits_bias", "logits_bias", Layout(shape=(1, -1)), optional=True),
     ]
     for side in ("encoder", "decoder"):
         entries.append(Entry(f"model.{side}.embed_positions.weight", f"{side}_positions/table"))

@@ -1,7 +1,7 @@
 """Names of BERT, RoBERTa and DistilBERT in `transformers`: bare models and masked-LM models."""
 
 from llm_jax.configuration import ConfigError
-from llm_jax.interop.options import ACTIVATIONS, activation, demand
+from llm_jax.interop.options import ACTIVATIONS, activation, demand, demand_defaults
 from llm_jax.interop.table import FLAT, Entry, Layout, linear
 from llm_jax.models import bert
 
@@ -83,6 +83,8 @@ def kind_of(config: bert.Config) -> str:
     Raises:
       ConfigError: none of them has these choices.
     """
+    choices = ("positions", "window", "attention_pattern")
+    demand_defaults(config, bert.Config(), choices, "BERT")
     masked = config.head == "masked_lm"
     kind = "roberta" if config.padding_id is not None else "bert"
     if not config.token_types and config.padding_id is None:

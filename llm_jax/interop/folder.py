@@ -83,6 +83,11 @@ class Folder:
         """Returns the names of all tensors."""
         return set(self._tensors)
 
+    def complete_names(self, prefix: str) -> None:
+        """Puts `prefix` before all names where none has it: those of a bare model, without head."""
+        if not any(name.startswith(prefix) for name in self._tensors):
+            self._tensors = {prefix + name: value for name, value in self._tensors.items()}
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
         return self._tensors[name][2]
@@ -94,6 +99,15 @@ class Folder:
             if stop is None:
                 return file.get_tensor(stored)
             return file.get_slice(stored)[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def equal(folder, name: str, other: str, rows: int = 4096) -> bool:
+    """Says whether two tensors are the same; few rows at a time are in memory."""
+    shape = folder.shape(name)
+    return shape == folder.shape(other) and all(
+        np.array_equal(*(folder.read(n, start, min(start + rows, shape[0])) for n in (name, other)))
+        for start in range(0, shape[0], rows)
+    )
 
 
 def _renamed(name: str) -> str:

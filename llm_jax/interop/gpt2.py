@@ -6,8 +6,10 @@ from llm_jax.models import gpt2
 
 MODEL_TYPES = ("gpt2",)
 CONFIG = gpt2.Config
-# Masks that older files carry, and the tied output.
-IGNORED = (r"transformer\.h\.\d+\.attn\.(masked_)?bias", r"lm_head\.weight")
+# Masks that older files carry.
+IGNORED = (r"transformer\.h\.\d+\.attn\.(masked_)?bias",)
+COPIES = {"lm_head.weight": "transformer.wte.weight"}
+PREFIX = "transformer."
 
 
 def read_config(hf: dict) -> gpt2.Config:
@@ -34,7 +36,8 @@ def read_config(hf: dict) -> gpt2.Config:
 
 def write_config(config: gpt2.Config) -> dict:
     """Returns the config.json of a Config; `ConfigError` where GPT-2 has no such choice."""
-    choices = ("positions", "norm", "qk_norm", "use_bias", "tied_embeddings")
+    choices = ("positions", "norm", "qk_norm", "use_bias", "tied_embeddings", "window",
+               "attention_pattern")  # fmt: skip
     demand_defaults(config, gpt2.Config(), choices, "GPT-2")
     own_sizes = gpt2.Config(num_heads=config.num_heads, hidden_size=config.hidden_size)
     for name in ("kv_heads", "size_of_head"):

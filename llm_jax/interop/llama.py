@@ -14,6 +14,8 @@ from llm_jax.models.llama import FULL, SLIDING
 CONFIG = llama.Config
 # Constants that older files carry.
 IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
+PREFIX = "model."
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

@@ -1,14 +1,14 @@
 """Marian's names in `transformers`: `MarianMTModel`, which is our `llm_jax.models.seq2seq`."""
 
-from llm_jax.interop.bart import layer_entries, sizes, written_sizes
+from llm_jax.interop.bart import COPIES, PREFIX, layer_entries, sizes, written_sizes  # noqa: F401
 from llm_jax.interop.options import demand
 from llm_jax.interop.table import Entry, Layout
 from llm_jax.models import seq2seq
 
 MODEL_TYPES = ("marian",)
 CONFIG = seq2seq.Config
-# Copies of the shared table, and the sines that older files carry.
-IGNORED = (r"model\.(en|de)coder\.embed_(tokens|positions)\.weight", r"lm_head\.weight")
+# The sines that older files carry.
+IGNORED = (r"model\.(en|de)coder\.embed_positions\.weight",)
 
 
 def read_config(hf: dict) -> seq2seq.Config:
@@ -48,6 +48,6 @@ def table(config: seq2seq.Config) -> list[Entry]:
     """Returns the entries."""
     return [
         Entry("model.shared.weight", "embedding/table", Layout(rows=config.vocab_size)),
-        Entry("final_logits_bias", "logits_bias", Layout(shape=(1, -1))),
+        Entry("final_logits_bias", "logits_bias", Layout(shape=(1, -1)), optional=True),
         *layer_entries(),
     ]

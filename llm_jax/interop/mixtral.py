@@ -9,7 +9,7 @@ from llm_jax.interop.table import Entry, linear
 from llm_jax.models import mixtral
 
 CONFIG = mixtral.Config
-IGNORED = dense.IGNORED
+IGNORED, COPIES, PREFIX = dense.IGNORED, dense.COPIES, dense.PREFIX
 ARCHITECTURES = {
     "mixtral": "MixtralForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM",
@@ -63,7 +63,8 @@ def read_config(hf: Mapping) -> mixtral.Config:
 def write_config(config: mixtral.Config) -> dict:
     """Returns the config.json of a Config; `ConfigError` where no model type has its choices."""
     # Of training alone, and not in the file.
-    config = dataclasses.replace(config, balance_group=mixtral.Config.balance_group)
+    for name in ("balance_group", "router_z_coefficient"):
+        config = dataclasses.replace(config, **{name: getattr(mixtral.Config, name)})
     return dense.first_that_fits(config, MODEL_TYPES, describe, read_config)
 
 

@@ -1,25 +1,25 @@
 """T5's names in `transformers`: `T5ForConditionalGeneration`, 1.0, 1.1 and Flan."""
 
+import dataclasses
+
 from llm_jax.configuration import ConfigError
+from llm_jax.interop.folder import equal
 from llm_jax.interop.options import ACTIVATIONS, activation, demand
 from llm_jax.interop.table import SAME, Entry, Layout, linear
 from llm_jax.models import t5
 
 MODEL_TYPES = ("t5",)
 CONFIG = t5.Config
-# Copies of the shared table, and a table that old files carry and nothing reads.
-IGNORED = (
-    r"(en|de)coder\.embed_tokens\.weight",
-    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+# A table that old files carry and nothing reads.
+IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
+COPIES = dict.fromkeys(
+    ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+    "shared.weight",
 )
 
 
 def read_config(hf: dict) -> t5.Config:
-    """Returns the Config of a config.json.
-
-    T5 1.1 says `tie_word_embeddings: false` there. A file that `transformers` 5 wrote says true in
-    any case: if it has a `lm_head.weight` all the same, set the key to false by hand.
-    """
+    """Returns the Config of a config.json; see `from_tensors`."""
     demand(hf, {"is_encoder_decoder": True, "is_decoder": False})
     tied = hf.get("tie_word_embeddings", True)
     kind = hf.get("feed_forward_proj", "relu")
@@ -48,6 +48,18 @@ def read_config(hf: dict) -> t5.Config:
         eos_token_id=hf.get("eos_token_id", 1),
         decoder_start_token_id=hf.get("decoder_start_token_id", hf.get("pad_token_id", 0)),
     )
+
+
+def from_tensors(config: t5.Config, folder) -> t5.Config:
+    """Returns the Config with an output of its own where the file has one.
+
+    T5 1.1 says `tie_word_embeddings: false`, but `transformers` 5 writes true in any case. It does
+    not tie what a file has twice and differently either.
+    """
+    head, shared = "lm_head.weight", "shared.weight"
+    if {head, shared} <= folder.names() and not equal(folder, head, shared):
+        return dataclasses.replace(config, tied_embeddings=False)
+    return config
 
 
 def write_config(config: t5.Config) -> dict:

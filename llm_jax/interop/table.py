@@ -77,12 +77,14 @@ class Entry:
       ours: the parameter's path, `a/b/c`, or several that the tensor joins along `axis`.
       layout: between a parameter and its part of the tensor.
       axis: of the tensor, along which several parameters lie one behind the other.
+      optional: the parameter is zero where a file lacks the tensor.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     layout: Layout = SAME
     axis: int = 0
+    optional: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:

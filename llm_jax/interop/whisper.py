@@ -7,8 +7,9 @@ from llm_jax.models import whisper
 
 MODEL_TYPES = ("whisper",)
 CONFIG = whisper.Config
-# The tied output.
-IGNORED = (r"proj_out\.weight",)
+IGNORED = ()
+COPIES = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+PREFIX = "model."
 
 
 def read_config(hf: dict) -> whisper.Config:

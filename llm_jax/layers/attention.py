@@ -67,7 +67,8 @@ class Attention(nn.Module):
 
         Args:
           x: [B, T, D].
-          mask: who sees whom; its `query_positions` are the slots that a cache is written at.
+          mask: who sees whom; its `query_positions` are the slots that a cache is written at, and
+            with `key_positions`, of `ring_positions`, the cache is a ring.
           memory: None, or [B, S, D], where keys and values come from in place of `x`; or a pair of
             keys and values [B, S, K, H] that `memory_kv` made of it.
           rotary: tables of `llm_jax.layers.rope`, or None.
@@ -85,11 +86,19 @@ class Attention(nn.Module):
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if kv is not None:
-            keys, values, layer = kv
-            keys = _write(keys, key, layer, mask.query_positions)
-            values = _write(values, value, layer, mask.query_positions)
-            kv = (keys, values)
-            key, value = (jnp.swapaxes(cache[layer], 1, 2).astype(self.dtype) for cache in kv)
+            *caches, layer = kv
+            places = mask.query_positions
+            if mask.key_positions is not None:
+                places = _ring_slots(places, caches[0].shape[3])
+            kv = tuple(_write(cache, x, layer, places) for cache, x in zip(caches, (key, value)))
+            if mask.key_positions is None or x.shape[1] == 1:
+                key, value = (jnp.swapaxes(cache[layer], 1, 2).astype(self.dtype) for cache in kv)
+            else:
+                # Tokens that are written together may take slots that the first of them reads.
+                key, value = (
+                    jnp.concatenate([jnp.swapaxes(old[layer], 1, 2).astype(self.dtype), new], 1)
+                    for old, new in zip(caches, (key, value))
+                )
         drop = None
         if self.dropout_rate > 0.0 and dropout_key is not None:
 
@@ -98,7 +107,9 @@ class Attention(nn.Module):
 
         mixed = attention(
             query, key, value, mask, self.scores,
-            implementation=self.implementation, bias=bias, drop=drop,
+            # A ring is read where it lies, which the memory-lean kernels cannot.
+            implementation="plain" if mask.key_positions is not None else self.implementation,
+            bias=bias, drop=drop,
         )  # fmt: skip
         mixed = constrain(mixed, ("batch", "length", "heads", "head_dim"))
         output = Projection(
@@ -137,6 +148,35 @@ class Attention(nn.Module):
             name=name,
         )
         return constrain(layer(x), ("batch", "length", names[1], "head_dim"))
+
+
+def ring_positions(positions, slots: int):
+    """Returns the positions of the keys that tokens at `positions` read from a ring.
+
+    A ring holds position p in slot p mod `slots`. One token reads the ring with itself in it;
+    several read the ring as it was before them, and then themselves. A row's tokens follow each
+    other, and padding, at negative positions, may stand before or behind them.
+
+    Args:
+      positions: int32 [B, T].
+      slots: of the ring.
+
+    Returns:
+      int32 [B, slots], or [B, slots + T] for T > 1; very negative where there is no key.
+    """
+    nowhere = -(2**30)
+    kept = jnp.where(positions < 0, -nowhere, positions)
+    last = positions if positions.shape[1] == 1 else jnp.min(kept, axis=1, keepdims=True) - 1
+    held = last - (last - jnp.arange(slots)) % slots
+    if positions.shape[1] > 1:
+        held = jnp.concatenate([held, positions], axis=1)
+    return jnp.where(held < 0, nowhere, held)
+
+
+def _ring_slots(positions, slots: int):
+    """Returns where tokens at `positions [B, T]` go in a ring, -1 for those it will not keep."""
+    kept = positions > jnp.max(positions, axis=1, keepdims=True) - slots
+    return jnp.where((positions >= 0) & kept, positions % slots, -1)
 
 
 def _write(cache, new, layer, positions):

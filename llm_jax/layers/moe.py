@@ -197,7 +197,9 @@ def load_balance_loss(logits, weights, *, per_token: int, group: str = "batch"):
 
 
 def router_z_loss(logits, weights):
-    """`logsumexp(logits) ** 2` summed over layers (Zoph et al. 2022, arXiv:2202.08906).
+    """`logsumexp(logits) ** 2` summed over layers (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
+
+    It is each token's own, so that it has no group: any split of a batch adds up to the whole.
 
     Takes router's logits [L, B, T, E] and weights [B, T]; returns `(loss_sum, weight_sum)`.
     """

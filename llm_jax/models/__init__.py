@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from llm_jax import configuration
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels import attention
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers import partition
 from llm_jax.layers.stack import check_remat
 from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
@@ -40,6 +41,8 @@ DECODERS = ("gpt2", "llama", "mixtral")
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """How a model is computed; no choice here changes its result beyond rounding.
+
+    What does (a window, a sparse or linear pattern, ALiBi) is the model's own configuration.
 
     Attributes:
       attention: a name of `llm_jax.kernels.attention.IMPLEMENTATIONS`, or "auto".
@@ -182,7 +185,8 @@ class Model:
           tokens: int32 [B, T].
           positions: int32 [B, T], each token's place in its document; None means `0 .. T-1`.
             With a cache also the slot that the token is written to and sees up to; a token at a
-            negative position, or behind the cache's end, is not written and its result is void.
+            negative position, or behind the end of a cache that is no ring, is not written and
+            its result is void.
           segment_ids: int32 [B, T]: tokens attend within their own segment only (no cache).
           dropout_key: turns dropout on.
           example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
@@ -236,10 +240,21 @@ class Model:
             logits = self.logit_cap * jnp.tanh(logits / self.logit_cap)
         return logits.reshape(*hidden.shape[:-1], -1)[..., : self.config.vocab_size]
 
-    def init_cache(self, batch: int, length: int):
-        """Returns an empty cache: `key` and `value`, each [L, batch, K, length, H] in `dtype`."""
+    def cache_slots(self, length: int, *, ahead: int = 0) -> int:
+        """Returns the slots of a cache for positions below `length`, see `init_cache`."""
+        sliding = getattr(self.config, "sliding", (False,))
+        return min(length, self.config.window + ahead) if all(sliding) else length
+
+    def init_cache(self, batch: int, length: int, *, ahead: int = 0):
+        """Returns an empty cache: `key` and `value`, each [L, batch, K, slots, H] in `dtype`.
+
+        A position has the slot of its number. Where every layer sees one window only, the cache
+        is a ring of no more slots than that window, and `ahead` more: so many tokens may be
+        written and then taken back, by writing others at their positions.
+        """
         config = self.config
-        shape = (config.num_layers, batch, config.kv_heads, length, config.size_of_head)
+        slots = self.cache_slots(length, ahead=ahead)
+        shape = (config.num_layers, batch, config.kv_heads, slots, config.size_of_head)
         return {"key": jnp.zeros(shape, self.dtype), "value": jnp.zeros(shape, self.dtype)}
 
     def flops_per_token(self, sequence_length: int) -> Flops:
@@ -249,6 +264,7 @@ class Model:
     def kernels(self, batch_size: int, sequence_length: int, devices: int = 1) -> dict:
         """Returns the implementations that training picks for a shape, for a run's header."""
         config = self.config
+        block = config.block(cross=False) if callable(config.block) else config.block
         return {
             "attention": attention.choose(
                 self.execution.attention,
@@ -257,6 +273,8 @@ class Model:
                 query_shape=(batch_size, sequence_length, config.num_heads, config.size_of_head),
                 dtype=self.dtype,
                 dropout=config.attention_dropout_rate > 0.0,
-                capped=getattr(config, "attention_cap", None) is not None,
+                bias=hasattr(config, "num_buckets"),  # T5's relative positions
+                scaled_only=block.scores.scaled_only,
+                pattern=getattr(config, "attention_pattern", Pattern()),
             )
         }

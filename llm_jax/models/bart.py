@@ -15,7 +15,7 @@ from llm_jax.layers.block import BlockConfig
 from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
-from llm_jax.models import encoder_decoder, text_to_text
+from llm_jax.models import checks, encoder_decoder, text_to_text
 from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
 
 # The first position's row; the reference left the rows before it unused.
@@ -60,7 +60,7 @@ class Config(Derived):
     decoder_start_token_id: int = 2
 
     def __post_init__(self):
-        encoder_decoder.check_sizes(
+        checks.check_sizes(
             self,
             (
                 "num_encoder_layers",
@@ -72,8 +72,8 @@ class Config(Derived):
                 "max_positions",
             ),
         )
-        encoder_decoder.check_heads(self)
-        encoder_decoder.check_choice(self, "activation", tuple(ACTIVATIONS))
+        checks.check_heads(self)
+        checks.check_choice(self, "activation", tuple(ACTIVATIONS))
 
     def block(self, cross: bool) -> BlockConfig:
         """Returns what the encoder's blocks are, or the decoder's, which `cross`."""
@@ -124,13 +124,13 @@ class Transformer(EncoderDecoder):
         )
 
     def _embed_source(self, *, input_ids, attention_mask=None):
-        encoder_decoder.check_length(self.config, input_ids)
+        checks.check_length(self.config, input_ids)
         places = jnp.arange(input_ids.shape[1])[None, :]
         x = self._embed(input_ids) + self.encoder_positions(places + OFFSET)
         return self.encoder_embedding_norm(x), attention_mask, None
 
     def _embed_target(self, tokens, positions, length):
-        encoder_decoder.check_length(self.config, tokens)
+        checks.check_length(self.config, tokens)
         x = self._embed(tokens) + self.decoder_positions(positions + OFFSET)
         return self.decoder_embedding_norm(x), None
 

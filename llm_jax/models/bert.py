@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
-from llm_jax.kernels.attention import Mask
+from llm_jax.kernels.attention import Mask, Scores
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
@@ -21,7 +22,8 @@ from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.norm import LayerNorm
 from llm_jax.layers.partition import named
 from llm_jax.layers.stack import stack
-from llm_jax.models.flops import Flops
+from llm_jax.models.checks import check_choice, check_heads, check_sizes
+from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
 
 HEADS = ("none", "masked_lm")
@@ -33,7 +35,11 @@ class Config:
 
     Attributes:
       mlp_size: None means `4 * hidden_size`.
-      max_positions: rows of the position table.
+      positions: "learned", or "alibi" (Press et al. 2021, arXiv:2108.12409, by distance to both
+        sides).
+      max_positions: rows of the position table; with "alibi" the longest sequence.
+      window: a token sees those nearer than so many on both sides; None for all.
+      attention_pattern: which of them, see `llm_jax.kernels.pattern.Pattern`.
       token_types: kinds of tokens (first or second sentence); 0 for none.
       padding_id: None counts positions from 0 in every row. A token id makes tokens with this id
         stay at position `padding_id` and the others count from `padding_id + 1` (RoBERTa).
@@ -51,7 +57,10 @@ class Config:
     hidden_size: int = 768
     mlp_size: int | None = None
     vocab_size: int = 30522
+    positions: str = "learned"
     max_positions: int = 512
+    window: int | None = None
+    attention_pattern: Pattern = Pattern()
     token_types: int = 2
     padding_id: int | None = None
     pooler: bool = True
@@ -64,14 +73,8 @@ class Config:
 
     def __post_init__(self):
         sizes = ("num_layers", "num_heads", "hidden_size", "vocab_size", "max_positions")
-        for name in (*sizes, *(("mlp_size",) if self.mlp_size is not None else ())):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(
-                f"model.hidden_size {self.hidden_size} does not divide into model.num_heads "
-                f"{self.num_heads}: change one"
-            )
+        check_sizes(self, (*sizes, "mlp_size", "window"))
+        check_heads(self)
         if self.token_types < 0:
             raise ConfigError(f"model.token_types is {self.token_types}: give 0 or more")
         if self.padding_id is not None and not 0 <= self.padding_id < self.max_positions - 1:
@@ -79,14 +82,15 @@ class Config:
                 f"model.padding_id is {self.padding_id}: positions begin behind it, give 0 to "
                 f"model.max_positions - 2 = {self.max_positions - 2}"
             )
-        for name in ("dropout_rate", "attention_dropout_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 <= rate < 1")
-        for name, known in {"activation": tuple(ACTIVATIONS), "head": HEADS}.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"model.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
-                )
+        check_choice(self, "activation", tuple(ACTIVATIONS))
+        check_choice(self, "head", HEADS)
+        check_choice(self, "positions", ("learned", "alibi"))
+        self.attention_pattern.check(
+            causal=False,
+            window=self.window,
+            alibi=self.positions == "alibi",
+            dropout_rate=self.attention_dropout_rate,
+        )
 
     @property
     def kv_heads(self) -> int:
@@ -122,6 +126,7 @@ class Config:
             activation=self.activation,
             norm_epsilon=self.layer_norm_epsilon,
             placement="post",
+            scores=Scores(alibi=self.positions == "alibi"),
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             init_std=self.init_std,
@@ -206,9 +211,10 @@ class Transformer(nn.Module):
         if config.token_types:
             types = jnp.zeros_like(tokens) if token_types is None else token_types
             x = x + self._table("token_types", config.token_types, None)(types)
-        if positions is None:
-            positions = _positions(tokens, config.padding_id)
-        x = x + self._table("positions", config.max_positions, "positions")(positions)
+        if config.positions == "learned":
+            if positions is None:
+                positions = _positions(tokens, config.padding_id)
+            x = x + self._table("positions", config.max_positions, "positions")(positions)
         x = self._norm("embedding_norm")(x)
         if dropout_key is not None:
             x = dropout(x, config.dropout_rate, site_key(dropout_key, "embedding"), example_ids)
@@ -225,7 +231,14 @@ class Transformer(nn.Module):
             dtype=self.dtype,
         )
         context = Context(
-            Mask(None, segment_ids, segment_ids, causal=False),
+            Mask(
+                None,
+                segment_ids,
+                segment_ids,
+                config.window,
+                causal=False,
+                pattern=config.attention_pattern,
+            ),
             dropout_key=dropout_key,
             example_ids=example_ids,
         )
@@ -340,11 +353,18 @@ def flops_per_token(config: Config, sequence_length: int) -> Flops:
     weights = config.num_layers * (4 * size * size + 2 * size * config.size_of_mlp)
     if config.head == "masked_lm":
         weights += size * size + config.padded_vocab * size
+    keys = row_keys(
+        sequence_length,
+        head_dim=config.size_of_head,
+        window=config.window,
+        pattern=config.attention_pattern,
+        causal=False,
+    )
     return Flops(
-        matmul=6.0 * weights + 12.0 * config.num_layers * size * sequence_length,
+        matmul=6.0 * weights + 12.0 * config.num_layers * size * keys,
         attention=0.0,
         formula=(
             "6 (layers (attention + mlp weights) + head weights)"
-            " + 12 layers x width x length (whole attention)"
+            " + 12 layers x width x length (whole attention), or less by window and pattern"
         ),
     )

@@ -26,41 +26,6 @@ from llm_jax.models.flops import Flops
 from llm_jax.parallel.sharding import constrain
 
 
-def check_sizes(config, names: tuple[str, ...]) -> None:
-    """Raises ConfigError where a size is below 1 or a dropout rate of `config` is no rate."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"model.{name} is {getattr(config, name)}: give at least 1")
-    for name in ("dropout_rate", "attention_dropout_rate"):
-        if not 0.0 <= getattr(config, name) < 1.0:
-            raise ConfigError(f"model.{name} is {getattr(config, name)}: give 0 <= rate < 1")
-
-
-def check_choice(config, name: str, known: tuple) -> None:
-    """Raises ConfigError where `config.name` is none of `known`."""
-    if getattr(config, name) not in known:
-        choices = ", ".join(map(str, known))
-        raise ConfigError(f"model.{name} is {getattr(config, name)!r}: choose one of {choices}")
-
-
-def check_heads(config) -> None:
-    """Raises ConfigError where the width of `config` does not divide into its heads."""
-    if config.hidden_size % config.num_heads:
-        raise ConfigError(
-            f"model.hidden_size {config.hidden_size} does not divide into model.num_heads "
-            f"{config.num_heads}: change one"
-        )
-
-
-def check_length(config, tokens) -> None:
-    """Raises ConfigError where `tokens [B, T]` are more than the positions of `config`."""
-    if tokens.shape[1] > config.max_positions:
-        raise ConfigError(
-            f"a sequence of {tokens.shape[1]} tokens is longer than the model's "
-            f"{config.max_positions} positions: raise model.max_positions or shorten it"
-        )
-
-
 class Derived:
     """What follows from a family's Config; `Model` asks for it under these names."""
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.configuration import ConfigError
-from llm_jax.kernels.attention import Mask
+from llm_jax.kernels.attention import Mask, Scores
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers import norm
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
@@ -21,7 +22,8 @@ from llm_jax.layers.embed import Table, padded_rows
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.rope import rotary_tables
 from llm_jax.layers.stack import stack
-from llm_jax.models.flops import Flops
+from llm_jax.models.checks import check_choice, check_heads, check_sizes
+from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
 
 
@@ -37,7 +39,10 @@ class Config:
       dropout_rate: behind the embedding and both residual branches.
       attention_dropout_rate: of attention probabilities; needs the plain attention.
       activation: a key of `llm_jax.layers.mlp.ACTIVATIONS`.
-      positions: "learned", or "rotary" with base `rotary_base`.
+      positions: "learned", "rotary" with base `rotary_base`, or "alibi" (Press et al. 2021,
+        arXiv:2108.12409).
+      window: how many tokens a token sees, its own included; None for all before it.
+      attention_pattern: which of them, see `llm_jax.kernels.pattern.Pattern`.
       norm: "layer_norm" or "rms_norm", with `layer_norm_epsilon`.
       qk_norm: RMS-normalizes queries and keys.
       use_bias: biases in projections and layer norms.
@@ -61,6 +66,8 @@ class Config:
     activation: str = "gelu_tanh"
     positions: str = "learned"
     rotary_base: float = 10_000.0
+    window: int | None = None
+    attention_pattern: Pattern = Pattern()
     norm: str = "layer_norm"
     qk_norm: bool = False
     use_bias: bool = True
@@ -69,37 +76,25 @@ class Config:
 
     def __post_init__(self):
         sizes = ("num_layers", "num_heads", "hidden_size", "vocab_size", "max_positions")
-        optional = ("num_kv_heads", "head_dim", "mlp_size")
-        for name in (*sizes, *(n for n in optional if getattr(self, n) is not None)):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise ConfigError(
-                f"model.hidden_size {self.hidden_size} does not divide into model.num_heads "
-                f"{self.num_heads}: change one, or set model.head_dim"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ConfigError(
-                f"model.num_heads {self.num_heads} is no multiple of model.num_kv_heads "
-                f"{self.num_kv_heads}: change one"
-            )
-        for name in ("dropout_rate", "attention_dropout_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 <= rate < 1")
+        check_sizes(self, (*sizes, "num_kv_heads", "head_dim", "mlp_size", "window"))
+        check_heads(self)
         choices = {
             "activation": tuple(ACTIVATIONS),
-            "positions": ("learned", "rotary"),
+            "positions": ("learned", "rotary", "alibi"),
             "norm": ("layer_norm", "rms_norm"),
         }
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"model.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
-                )
+            check_choice(self, name, known)
         if self.positions == "rotary" and self.size_of_head % 2:
             raise ConfigError(
                 f"model.head_dim is {self.size_of_head}: rotary positions need an even one"
             )
+        self.attention_pattern.check(
+            causal=True,
+            window=self.window,
+            alibi=self.positions == "alibi",
+            dropout_rate=self.attention_dropout_rate,
+        )
 
     @property
     def kv_heads(self) -> int:
@@ -129,6 +124,7 @@ class Config:
             attention_biases=ALL_BIASES if self.use_bias else (),
             mlp_bias=self.use_bias,
             qk_norm=self.qk_norm,
+            scores=Scores(alibi=self.positions == "alibi"),
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             init_std=self.init_std,
@@ -198,7 +194,10 @@ class Transformer(nn.Module):
             x = dropout(x, config.dropout_rate, site_key(dropout_key, "embedding"), example_ids)
         x = constrain(x, ("batch", "length", "embed"))
 
-        mask = Mask(None if cache is None else places, segment_ids, segment_ids)
+        mask = Mask(
+            None if cache is None else places, segment_ids, segment_ids, config.window,
+            pattern=config.attention_pattern,
+        )  # fmt: skip
         blocks = stack(
             Block,
             num_layers=config.num_layers,
@@ -262,11 +261,14 @@ def flops_per_token(config: Config, sequence_length: int) -> Flops:
     size, head_dim = config.hidden_size, config.size_of_head
     attention = size * head_dim * (2 * config.num_heads + 2 * config.kv_heads)
     weights = config.num_layers * (attention + 2 * size * config.size_of_mlp)
+    keys = row_keys(
+        sequence_length, head_dim=head_dim, window=config.window, pattern=config.attention_pattern
+    )
     return Flops(
         matmul=6.0 * (weights + config.padded_vocab * size),
-        attention=12.0 * config.num_layers * config.num_heads * head_dim * sequence_length,
+        attention=12.0 * config.num_layers * config.num_heads * head_dim * keys,
         formula=(
             "6 (layers (attention + mlp weights) + vocabulary x width)"
-            " + 12 layers x heads x head_dim x length / 2 (causal)"
+            " + 12 layers x heads x head_dim x length / 2 (causal), or less by window and pattern"
         ),
     )

@@ -13,15 +13,17 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask, Scores
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers import norm
-from llm_jax.layers.attention import Shape
+from llm_jax.layers.attention import Shape, ring_positions
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
 from llm_jax.layers.embed import Table, padded_rows
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.rope import RopeScaling, rotary_tables
 from llm_jax.layers.stack import stack
-from llm_jax.models.flops import Flops
+from llm_jax.models.checks import check_choice, check_heads, check_sizes
+from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -43,11 +45,13 @@ class Config:
       norm_offset: added to every norm's scale; Gemma's is 1.
       placement: of a block's norms, "pre" or "both".
       activation: a key of `llm_jax.layers.mlp.ACTIVATIONS`.
+      positions: "rotary", or "alibi" (Press et al. 2021, arXiv:2108.12409).
       rotary_base, rotary_scaling: of the rotary positions.
       local_rotary_base: of the sliding layers, without scaling; None: as in the others.
       window: how many tokens a sliding layer sees, its own included.
       layer_types: of the layers, "full_attention" or "sliding_attention", repeated over them from
         the first on; empty: all slide if there is a window.
+      attention_pattern: which tokens a token sees, see `llm_jax.kernels.pattern.Pattern`.
       attention_biases: which of "query", "key", "value", "output" have one.
       mlp_bias: whether the MLP has biases.
       qk_norm: RMS-normalizes queries and keys by head.
@@ -75,11 +79,13 @@ class Config:
     norm_offset: float = 0.0
     placement: str = "pre"
     activation: str = "silu"
+    positions: str = "rotary"
     rotary_base: float = 10_000.0
     rotary_scaling: RopeScaling | None = None
     local_rotary_base: float | None = None
     window: int | None = None
     layer_types: tuple[str, ...] = ()
+    attention_pattern: Pattern = Pattern()
     attention_biases: tuple[str, ...] = ()
     mlp_bias: bool = False
     qk_norm: bool = False
@@ -96,44 +102,32 @@ class Config:
     def __post_init__(self):
         sizes = ("num_layers", "num_heads", "hidden_size", "mlp_size", "vocab_size")
         positive = ("rotary_base", "norm_epsilon", "max_positions")
-        optional = (
-            "num_kv_heads", "head_dim", "window", "local_rotary_base", "query_scalar",
-            "attention_cap", "logit_cap",
-        )  # fmt: skip
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        optional = ("window", "local_rotary_base", "query_scalar", "attention_cap", "logit_cap")
+        check_sizes(self, (*sizes, "num_kv_heads", "head_dim"))
         for name in (*positive, *(n for n in optional if getattr(self, n) is not None)):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give more than 0")
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise ConfigError(
-                f"model.hidden_size {self.hidden_size} does not divide into model.num_heads "
-                f"{self.num_heads}: change one, or set model.head_dim"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ConfigError(
-                f"model.num_heads {self.num_heads} is no multiple of model.num_kv_heads "
-                f"{self.num_kv_heads}: change one"
-            )
+        check_heads(self)
         if self.size_of_head % 2 or self.size_of_head < 4:
             raise ConfigError(
                 f"model.head_dim is {self.size_of_head}: rotary positions need an even one, from 4"
             )
-        for name in ("dropout_rate", "attention_dropout_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 <= rate < 1")
-        choices = {"activation": tuple(ACTIVATIONS), "placement": ("pre", "both")}
+        check_choice(self, "activation", tuple(ACTIVATIONS))
+        check_choice(self, "placement", ("pre", "both"))
+        check_choice(self, "positions", ("rotary", "alibi"))
         lists = {"layer_types": (FULL, SLIDING), "attention_biases": ALL_BIASES}
-        given = [(name, getattr(self, name), known) for name, known in choices.items()]
-        given += [
-            (name, one, known) for name, known in lists.items() for one in getattr(self, name)
-        ]
-        for name, value, known in given:
-            if value not in known:
-                raise ConfigError(f"model.{name}: {value!r}: choose one of {', '.join(known)}")
+        for name, known in lists.items():
+            for value in getattr(self, name):
+                if value not in known:
+                    raise ConfigError(f"model.{name}: {value!r}: choose one of {', '.join(known)}")
         if SLIDING in self.layer_types and self.window is None:
             raise ConfigError("model.layer_types has sliding layers: give model.window")
+        self.attention_pattern.check(
+            causal=True,
+            window=self.window if any(self.sliding) else None,
+            alibi=self.positions == "alibi",
+            dropout_rate=self.attention_dropout_rate,
+        )
 
     @property
     def kv_heads(self) -> int:
@@ -179,7 +173,7 @@ class Config:
             attention_biases=self.attention_biases,
             mlp_bias=self.mlp_bias,
             qk_norm=self.qk_norm,
-            scores=Scores(scale, self.attention_cap),
+            scores=Scores(scale, self.attention_cap, self.positions == "alibi"),
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             init_std=self.init_std,
@@ -228,7 +222,13 @@ class Transformer(nn.Module):
 
         places = np.arange(tokens.shape[1])[None, :] if positions is None else positions
         rotary, layer = positions_by_layer(config, places)
-        mask = Mask(None if cache is None else places, segment_ids, segment_ids)
+        mask = Mask(
+            None if cache is None else places, segment_ids, segment_ids,
+            pattern=config.attention_pattern,
+        )  # fmt: skip
+        slots = 0 if cache is None else cache["key"].shape[3]
+        if all(config.sliding) and slots >= config.window:
+            mask = dataclasses.replace(mask, key_positions=ring_positions(places, slots))
         blocks = stack(
             self.block_module,
             num_layers=config.num_layers,
@@ -274,6 +274,8 @@ def positions_by_layer(config: Config, places) -> tuple[tuple, Layer]:
         if config.local_rotary_base is not None:
             local = jnp.asarray(sliding)
             rotary = (rotary, rotary_tables(places, head_dim, config.local_rotary_base))
+    if config.positions != "rotary":
+        rotary = local = None
     return rotary, Layer(jnp.arange(config.num_layers), window, local)
 
 
@@ -311,17 +313,24 @@ def flops_per_token(config: Config, sequence_length: int) -> Flops:
         attention=12.0 * config.num_heads * head_dim * keys_seen(config, sequence_length),
         formula=(
             "6 (layers (attention + mlp weights) + vocabulary x width)"
-            " + 12 heads x head_dim x sum over layers of length / 2 (causal), or of"
-            " window (1 - window / 2 length)"
+            " + 12 heads x head_dim x sum over layers of length / 2 (causal), or less by window"
+            " and pattern"
         ),
     )
 
 
 def keys_seen(config: Config, sequence_length: int) -> float:
-    """Returns, summed over layers, twice the keys that a token of a row sees on average."""
-    near = min(config.window or sequence_length, sequence_length)
-    near = 2 * near - near**2 / sequence_length
-    return float(sum(near if slides else sequence_length for slides in config.sliding))
+    """Returns `row_keys` summed over layers, of which some may slide."""
+    kinds = {
+        slides: row_keys(
+            sequence_length,
+            head_dim=config.size_of_head,
+            window=config.window if slides else None,
+            pattern=config.attention_pattern,
+        )
+        for slides in (False, True)
+    }
+    return float(sum(kinds[slides] for slides in config.sliding))
 
 
 _LLAMA_3 = {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig
-from llm_jax.layers.moe import Experts, MoE, load_balance_loss
+from llm_jax.layers.moe import Experts, MoE, load_balance_loss, router_z_loss
 from llm_jax.models import llama
 from llm_jax.models.flops import Flops
 from llm_jax.models.llama import example_inputs, output_embedding  # noqa: F401 (of the family)
@@ -68,6 +68,8 @@ class Config(llama.Config):
       balance_coefficient: of the load balance loss in training.
       balance_group: whose tokens are balanced: "sequence", each row's, which accumulation leaves
         exact, or "batch", a microbatch's, as `transformers` has it.
+      router_z_coefficient: of the router's z-loss in training, which keeps its logits small; 0.001
+        in ST-MoE (Zoph et al. 2022, arXiv:2202.08906).
     """
 
     family: str = "mixtral"
@@ -78,15 +80,15 @@ class Config(llama.Config):
     shared_mlp_size: int | None = None
     balance_coefficient: float = 0.001
     balance_group: str = "sequence"
+    router_z_coefficient: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         if self.mlp_bias:
             raise ConfigError("model.mlp_bias is True: experts have no biases")
-        if self.balance_coefficient < 0:
-            raise ConfigError(
-                f"model.balance_coefficient is {self.balance_coefficient}: give at least 0"
-            )
+        for name in ("balance_coefficient", "router_z_coefficient"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 0")
         if self.balance_group not in ("sequence", "batch"):
             raise ConfigError(
                 f"model.balance_group is {self.balance_group!r}: choose 'sequence' or 'batch'"
@@ -132,17 +134,20 @@ def hidden_and_router(model, params, tokens, **inputs):
 
 
 def hidden_and_balance(model, params, tokens, weights, **inputs):
-    """Returns the hidden states, and the load balance loss to be added to a batch's sum.
+    """Returns the hidden states, and the router's losses to be added to a batch's sum.
 
     Args:
       model, params, tokens, **inputs: as of `hidden_and_router`.
-      weights: float32 [B, T] of the tokens; the loss is a mean times their sum.
+      weights: float32 [B, T] of the tokens; the losses are means times their sum.
     """
     config = model.config
     hidden, router = hidden_and_router(model, params, tokens, **inputs)
     per_token, group = config.experts_per_token, config.balance_group
     balance, _ = load_balance_loss(router, weights, per_token=per_token, group=group)
-    return hidden, config.balance_coefficient * balance
+    losses = config.balance_coefficient * balance
+    if config.router_z_coefficient:
+        losses += config.router_z_coefficient * router_z_loss(router, weights)[0]
+    return hidden, losses
 
 
 def forward(model, params, *, input_ids, attention_mask=None) -> dict:

@@ -16,7 +16,7 @@ from llm_jax.layers.block import BlockConfig
 from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
-from llm_jax.models import encoder_decoder, text_to_text
+from llm_jax.models import checks, encoder_decoder, text_to_text
 from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
 
 
@@ -58,7 +58,7 @@ class Config(Derived):
     decoder_start_token_id: int = 0
 
     def __post_init__(self):
-        encoder_decoder.check_sizes(
+        checks.check_sizes(
             self,
             (
                 "num_encoder_layers",
@@ -70,8 +70,8 @@ class Config(Derived):
                 "max_positions",
             ),
         )
-        encoder_decoder.check_heads(self)
-        encoder_decoder.check_choice(self, "activation", tuple(ACTIVATIONS))
+        checks.check_heads(self)
+        checks.check_choice(self, "activation", tuple(ACTIVATIONS))
         if self.hidden_size % 2:
             raise ConfigError(
                 f"model.hidden_size is {self.hidden_size}: sinusoidal positions need an even one"
@@ -127,7 +127,7 @@ class Transformer(EncoderDecoder):
 
     def _embed(self, tokens, positions):
         config = self.config
-        encoder_decoder.check_length(config, tokens)
+        checks.check_length(config, tokens)
         x = self.embedding(tokens)
         x = encoder_decoder.without_gradient(x, tokens, config.pad_token_id)
         if config.scale_embedding:

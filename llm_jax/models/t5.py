@@ -21,7 +21,7 @@ from llm_jax.layers.block import BlockConfig
 from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
-from llm_jax.models import encoder_decoder, text_to_text
+from llm_jax.models import checks, encoder_decoder, text_to_text
 from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
 
 
@@ -67,7 +67,7 @@ class Config(Derived):
     decoder_start_token_id: int = 0
 
     def __post_init__(self):
-        encoder_decoder.check_sizes(
+        checks.check_sizes(
             self,
             (
                 "num_encoder_layers",
@@ -79,7 +79,7 @@ class Config(Derived):
                 "vocab_size",
             ),
         )
-        encoder_decoder.check_choice(self, "activation", tuple(ACTIVATIONS))
+        checks.check_choice(self, "activation", tuple(ACTIVATIONS))
         if self.num_buckets < 4 or self.num_buckets % 4:
             raise ConfigError(f"model.num_buckets is {self.num_buckets}: give a multiple of 4")
         if self.max_distance <= self.num_buckets // 2:

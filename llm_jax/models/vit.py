@@ -22,13 +22,14 @@ from llm_jax.layers.norm import LayerNorm
 from llm_jax.layers.partition import named
 from llm_jax.layers.patches import PatchEmbedding, grid_positions
 from llm_jax.layers.stack import stack
+from llm_jax.models.checks import check_choice, check_heads, check_sizes
 from llm_jax.models.flops import Flops
 from llm_jax.parallel.sharding import constrain
 
 CHOICES = {
     "activation": tuple(ACTIVATIONS),
     "pooler": ("none", "tanh", "class_token"),
-    "head": ("none", "classification", "distilled"),
+    "head": ("none", "classification", "distilled", "pixels"),
     "head_input": ("class_token", "class_token_and_patches"),
 }
 
@@ -50,8 +51,8 @@ class Config:
       any_image_size: positions are resampled for images of another size unasked.
       antialias: of that, see `llm_jax.layers.patches.resample`.
       pooler: "none", "tanh" (tanh(W x) of the class token) or "class_token" (itself).
-      head: "none", "classification" into `num_classes`, or "distilled": one of the class token and
-        one of the distillation token, averaged.
+      head: "none", "classification" into `num_classes`, "distilled": one of the class token and
+        one of the distillation token, averaged, or "pixels": of every patch.
       head_input: "class_token", or "class_token_and_patches": beside it the patches' mean.
       dropout_rate: behind the embedding and both branches.
       attention_dropout_rate: of attention probabilities; needs the plain attention.
@@ -87,30 +88,19 @@ class Config:
 
     def __post_init__(self):
         sizes = ("num_layers", "num_heads", "hidden_size", "image_size", "patch_size")
-        optional = ("mlp_size",) if self.mlp_size is not None else ()
-        for name in (*sizes, "num_channels", "num_classes", *optional):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        check_sizes(self, (*sizes, "num_channels", "num_classes", "mlp_size"))
         if self.num_registers < 0:
             raise ConfigError(f"model.num_registers is {self.num_registers}: give 0 or more")
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(
-                f"model.hidden_size {self.hidden_size} does not divide into model.num_heads "
-                f"{self.num_heads}: change one"
-            )
+        check_heads(self)
         if self.image_size % self.patch_size:
             raise ConfigError(
                 f"model.image_size {self.image_size} does not divide into model.patch_size "
                 f"{self.patch_size}: change one"
             )
-        for name in ("dropout_rate", "attention_dropout_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 <= rate < 1")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"model.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
-                )
+            check_choice(self, name, known)
+        if self.head == "pixels" and not self.mask_token:
+            raise ConfigError("model.head='pixels' needs model.mask_token=True")
         if self.head == "distilled" and not self.distillation_token:
             raise ConfigError("model.head='distilled' needs model.distillation_token=True")
 
@@ -292,7 +282,11 @@ class Transformer(nn.Module):
             outputs["pooler_output"] = token
         elif config.pooler == "tanh":
             outputs["pooler_output"] = jnp.tanh(project("pooler", size, size, token))
-        if config.head != "none":
+        if config.head == "pixels":
+            patches = x[:, config.special_tokens + config.num_registers :]
+            pixels = config.num_channels * config.patch_size**2
+            outputs["patches"] = project("head", size, pixels, patches).astype(jnp.float32)
+        elif config.head != "none":
             if config.head_input == "class_token_and_patches":
                 patches = x[:, config.special_tokens + config.num_registers :]
                 token = jnp.concatenate([token, jnp.mean(patches, axis=1)], axis=-1)
@@ -337,7 +331,8 @@ def forward(
     Returns:
       last_hidden_state: [B, tokens, D] behind the final norm; pooler_output: [B, D]; logits:
       float32 [B, num_classes], and with a distilled head those of its two parts, `cls_logits` and
-      `distillation_logits`.
+      `distillation_logits`; patches: float32 [B, patches, C P P], pixels of a patch by channel,
+      row and column, of a head for pixels.
 
     Raises:
       ConfigError: images of another size without asking, of sides that patches do not divide, or

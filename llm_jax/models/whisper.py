@@ -17,7 +17,7 @@ from llm_jax.layers.block import BlockConfig
 from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
-from llm_jax.models import encoder_decoder
+from llm_jax.models import checks, encoder_decoder
 from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
 from llm_jax.models.flops import Flops
 
@@ -64,7 +64,7 @@ class Config(Derived):
     decoder_start_token_id: int = 50258
 
     def __post_init__(self):
-        encoder_decoder.check_sizes(
+        checks.check_sizes(
             self,
             (
                 "num_encoder_layers",
@@ -78,8 +78,8 @@ class Config(Derived):
                 "max_positions",
             ),
         )
-        encoder_decoder.check_heads(self)
-        encoder_decoder.check_choice(self, "activation", tuple(ACTIVATIONS))
+        checks.check_heads(self)
+        checks.check_choice(self, "activation", tuple(ACTIVATIONS))
         if self.hidden_size < 4 or self.hidden_size % 2:
             raise ConfigError(
                 f"model.hidden_size is {self.hidden_size}: sinusoidal positions need an even one, "
@@ -180,7 +180,7 @@ class Transformer(EncoderDecoder):
         return x + jax.lax.stop_gradient(self.encoder_positions).astype(self.dtype), None, None
 
     def _embed_target(self, tokens, positions, length):
-        encoder_decoder.check_length(self.config, tokens)
+        checks.check_length(self.config, tokens)
         x = self.embedding(tokens)
         x = encoder_decoder.without_gradient(x, tokens, self.config.pad_token_id)
         return x + self.decoder_positions(positions), None

@@ -14,6 +14,19 @@ def test_evaluate_gives_the_loss_that_training_ended_with(trained):
     assert scores["bytes"] == outcome["bytes"]
 
 
+def test_generate_gives_the_best_beams_and_writes_ahead(trained):
+    workdir, _, _ = trained
+    flags = (f"--workdir={workdir}", "--prompt=def ", "--max_new_tokens=12")
+    found = result(run("generate", *flags, "--num_beams=3", "--num_samples=2"))["samples"]
+    assert [sample["prompt"] for sample in found] == ["def "] * 2
+    assert found[0]["score"] > found[1]["score"]
+    greedy = ("--temperature=0", "--nostream")
+    plain = result(run("generate", *flags, *greedy))
+    ahead = result(run("generate", *flags, *greedy, "--draft=lookup", "--draft_tokens=2"))
+    assert ahead["samples"] == plain["samples"]
+    assert ahead["timing"]["drafted_tokens"] > 0
+
+
 def letters(text):
     return "".join(character for character in text if character.isalnum() and character.isascii())
 
@@ -38,6 +51,10 @@ def test_generate_streams_text_and_ends_with_json(trained):
         ("generate", ("--temperature=-1",), "temperature is -1.0"),
         ("generate", ("--step=7",), "no checkpoint of step 7"),
         ("generate", ("--chat", "--prompt=Hi"), "was trained without a chat template"),
+        ("generate", ("--num_beams=2", "--top_k=5"), "--top_k and --num_beams do not go"),
+        ("generate", ("--length_penalty=2",), "--length_penalty is for beam search"),
+        ("generate", ("--draft_tokens=2",), "give --draft=lookup or a path"),
+        ("generate", ("--draft=lookup",), "set temperature=0"),
         ("evaluate", ("--split=test",), "split is 'test'"),
         ("evaluate", ("--workdir=/nowhere",), "/nowhere holds no checkpoint"),
     ],

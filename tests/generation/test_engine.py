@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm_jax.configuration import ConfigError
-from llm_jax.generation import Engine, SamplingOptions, engine, generate
+from llm_jax.generation import Engine, SamplingOptions, engine, generate, steps
 from llm_jax.generation.cache import bucket, first_length, grow
 from llm_jax.models import build, parse_config
 from llm_jax.testing import MODERN_CHOICES
@@ -95,13 +95,13 @@ def test_greedy_equals_the_full_forward_at_batch_one_and_many(modern):
 def test_decode_logits_equal_the_full_forward(modern, monkeypatch):
     model, params = build_tiny(modern, mlp_size=80)  # of its own: these programs hold the spy
     seen = []
-    choose = engine.samplers.sample
+    choose = steps.samplers.sample
 
     def spy(logits, *rest):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits, ordered=True)
         return choose(logits, *rest)
 
-    monkeypatch.setattr(engine.samplers, "sample", spy)
+    monkeypatch.setattr(steps.samplers, "sample", spy)
     prompts = some_prompts()
     results = generate(model, params, prompts, GREEDY)
     jax.effects_barrier()
@@ -245,19 +245,19 @@ def test_the_last_position_ends_a_row():
 def test_one_program_for_all_lengths_of_a_bucket():
     model, params = build_tiny(mlp_size=72)  # of its own: no other test's programs
     sampler = Engine(model, params)
-    before = engine._decode_step._cache_size()
+    before = steps.decode_step._cache_size()
     for length, temperature in ((2, 0.5), (9, 0.7), (14, 1.3)):
         options = SamplingOptions(temperature, max_new_tokens=18)
         sampler.generate(some_prompts((length, 3)), options, seed=length)
-    assert engine._decode_step._cache_size() == before + 1
+    assert steps.decode_step._cache_size() == before + 1
 
 
 def test_bfloat16_rounds_nothing_else_than_the_model_does():
     model, params = build_tiny(dtype="bfloat16")
     prompt = some_prompts((12,))[0]
     (result,) = generate(model, params, [prompt], dataclasses.replace(GREEDY, max_new_tokens=6))
-    weights, layout = engine._lay_out(model, params)
-    back = engine._together(weights, layout)
+    weights, layout = steps.lay_out(model, params)
+    back = steps.together(weights, layout)
     tokens = np.array([prompt + list(result.tokens)])
     hidden = jax.jit(lambda params: model.hidden(params, tokens)[0])
     np.testing.assert_array_equal(hidden(params), hidden(back))

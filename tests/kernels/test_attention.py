@@ -20,6 +20,7 @@ CASES = {
     "window_slots": {"keys": 64, "slots": True, "window": 20},
     "bidirectional": {"causal": False, "segments": True},
     "cross": {"causal": False, "keys": 21},
+    "both_ways_window": {"causal": False, "window": 9, "length": 37},
 }
 SCORES = {"scaled": Scores(scale=0.7), "capped": Scores(scale=0.7, cap=1.5)}
 
@@ -49,7 +50,7 @@ def formula(query, key, value, mask, scores=Scores()):
         slots = np.arange(key.shape[1])
         seen = slots <= place if mask.causal else slots >= 0
         if mask.window is not None:
-            seen &= slots > place - int(mask.window)
+            seen &= np.abs(slots - place) < int(mask.window)
         if mask.query_segments is not None:
             seen &= np.asarray(mask.key_segments[b]) == int(mask.query_segments[b, t])
         k = n // (query.shape[2] // key.shape[2])
@@ -97,7 +98,7 @@ def test_a_bias_is_added_to_the_scores_of_its_head():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
-@pytest.mark.parametrize("name", ["chunked", "xla"])
+@pytest.mark.parametrize("name", ["chunked", "looped", "xla"])
 @pytest.mark.parametrize("case", CASES)
 def test_implementations_equal_plain(case, name, dtype, tolerance):
     (query, key, value), mask, direction = inputs(dtype, **CASES[case])
@@ -106,10 +107,15 @@ def test_implementations_equal_plain(case, name, dtype, tolerance):
         def f(*arrays):
             if implementation == "chunked":
                 return chunked(*arrays, mask, chunk=16)
+            if implementation == "looped":
+                return chunked(*arrays, mask, chunk=4)
             return attention(*arrays, mask, implementation=implementation)
 
-        out, pull = jax.vjp(f, *arrays)
-        return out, *pull(direction.astype(out.dtype))
+        def both(*arrays):
+            out, pull = jax.vjp(f, *arrays)
+            return out, *pull(direction.astype(out.dtype))
+
+        return jax.jit(both)(*arrays)
 
     wide = [x.astype(jnp.float32) for x in (query, key, value)]
     for got, expected in zip(run(name, query, key, value), run("plain", *wide)):

@@ -146,6 +146,27 @@ def test_training_balances_each_row_so_that_accumulation_is_exact():
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
+def test_training_adds_the_router_z_loss_of_the_paper():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(101, size=(2, 4, 12), dtype=np.int32)
+    batch = {"tokens": tokens[0], "targets": tokens[1]}
+    batch["weights"] = rng.integers(2, size=(4, 12)).astype(np.float32)
+
+    def run(coefficient, rows=slice(0, 4)):
+        model = build(parse_config(TINY | {"router_z_coefficient": coefficient}))
+        params = jax.tree.map(lambda leaf: 3.0 * leaf, jax.jit(model.init)(jax.random.key(0)))
+        part = {name: value[rows] for name, value in batch.items()}
+        router = hidden_and_router(model, params, part["tokens"])[1]
+        return float(next_token_loss(model, params, part)[0][0]), np.asarray(router, np.float64)
+
+    without, router = run(0.0)
+    squares = np.log(np.exp(router).sum(axis=-1)) ** 2  # equation 5, of each layer
+    expected = 0.5 * (squares * batch["weights"]).sum()
+    assert run(0.5)[0] - without == pytest.approx(expected, rel=1e-4)
+    parts = run(0.5, slice(0, 1))[0] + run(0.5, slice(1, 4))[0]
+    assert parts == pytest.approx(run(0.5)[0], rel=1e-6)
+
+
 def test_only_chosen_experts_count_as_arithmetic():
     flops = build(parse_config(TINY | {"shared_mlp_size": 8})).flops_per_token(12)
     layer = 32 * 32 * 4 + 3 * 32 * (2 * 16 + 8) + 32 * 4 + 32
@@ -162,6 +183,7 @@ def test_only_chosen_experts_count_as_arithmetic():
         ({"mlp_bias": True}, "mlp_bias"),
         ({"balance_group": "world"}, "balance_group"),
         ({"balance_coefficient": -1.0}, "balance_coefficient"),
+        ({"router_z_coefficient": -1.0}, "router_z_coefficient"),
     ],
 )
 def test_impossible_mixtures_are_refused(change, words):

@@ -20,8 +20,20 @@ OPTIM = optim.OptimConfig(name="adamw", learning_rate=1e-2, warmup_steps=5, clip
 
 
 def train(mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS, **model_changes):
-    """Returns the losses, the gradient's norm at step 1, the update and the final state."""
+    """`fit` of a tiny GPT-2."""
     model = tiny_model(dropout_rate=0.1, **model_changes)
+    batches = [random_batch(number, batch=16, length=16) for number in range(3)]
+
+    def loss(params, batch, key):
+        return next_token_loss(model, params, batch, dropout_key=key)
+
+    return fit(
+        model, loss, batches, mesh_config, optim_config, accumulation=accumulation, steps=steps
+    )
+
+
+def fit(model, loss, batches, mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS):
+    """Returns the losses, the gradient's norm at step 1, the final state and its shardings."""
     mesh = make_mesh(mesh_config)
     axes, shapes = model.logical_axes, model.abstract_params
     optimizer = optim.build(optim_config, shapes, STEPS, axes)
@@ -29,10 +41,6 @@ def train(mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS, **mod
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
     now = state.create(init, jax.random.key(0), shardings, mesh)
-
-    def loss(params, batch, key):
-        return next_token_loss(model, params, batch, dropout_key=key)
-
     train_step = jax.jit(
         make_train_step(
             loss,
@@ -46,12 +54,12 @@ def train(mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS, **mod
         out_shardings=(shardings, None),
     )
     numbers = []
-    batches = (random_batch(number % 3, batch=16, length=16) for number in range(steps))
+    feed = (batches[number % len(batches)] for number in range(steps))
     with jax.set_mesh(mesh):
         now, _ = loop.fit(
             train_step,
             now,
-            loop.place_ahead(batches, batch_sharding(mesh)),
+            loop.place_ahead(feed, batch_sharding(mesh)),
             first=0,
             steps=steps,
             on_metrics=lambda step, metrics: numbers.append(metrics),
