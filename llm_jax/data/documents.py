@@ -22,8 +22,8 @@ PART_CHARACTERS = 1 << 20
 class TextDocuments(tfds.core.GeneratorBasedBuilder):
     """The documents of one `Source`, in its order, in the splits train and validation."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Documents stored in parts."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "Documents stored in parts.", "1.1.0": "Targets of pairs."}
     # Nothing is downloaded; looking for a checksum file would import importlib_resources.
     url_infos = {}
 
@@ -34,12 +34,16 @@ class TextDocuments(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="UTF-8 documents; `part` counts the parts of one document from 0.",
+            description=(
+                "UTF-8 documents; `part` counts the parts of one document from 0. `target` is "
+                "empty but in pairs, where `text` is the source."
+            ),
             features=tfds.features.FeaturesDict(
                 {
                     "name": tfds.features.Text(),
                     "part": tfds.features.Scalar(dtype=np.int64),
                     "text": tfds.features.Text(),
+                    "target": tfds.features.Text(),
                 }
             ),
             disable_shuffling=True,
@@ -52,9 +56,11 @@ class TextDocuments(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         key = 0
         for document in self._source.documents(split):
+            name = document.name.encode("utf-8", "surrogateescape")
+            target = document.target.encode("utf-8")
             for part, text in enumerate(split_parts(document.text)):
-                name = document.name.encode("utf-8", "surrogateescape")
-                yield key, {"name": name, "part": part, "text": text.encode("utf-8")}
+                text = text.encode("utf-8")
+                yield key, {"name": name, "part": part, "text": text, "target": target}
                 key += 1
 
 
@@ -80,6 +86,17 @@ def write_documents(source: Source, directory: Path) -> None:
 
 def read_documents(directory: Path, split: str) -> Iterator[tuple[int, str]]:
     """Yields (part, text) in order: a document is a part 0 and the parts that follow it."""
-    builder = tfds.builder_from_directory(str(directory / "text_documents" / "1.0.0"))
-    for record in builder.as_data_source(split):
+    for record in _records(directory, split):
         yield int(record["part"]), record["text"].decode("utf-8")
+
+
+def read_pairs(directory: Path, split: str) -> Iterator[tuple[str, str]]:
+    """Yields (source, target) in order; of a long source its first part."""
+    for record in _records(directory, split):
+        if not record["part"]:
+            yield record["text"].decode("utf-8"), record["target"].decode("utf-8")
+
+
+def _records(directory: Path, split: str):
+    builder = tfds.builder_from_directory(str(directory / "text_documents" / "1.1.0"))
+    return builder.as_data_source(split)

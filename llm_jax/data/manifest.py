@@ -8,7 +8,7 @@ from pathlib import Path
 from llm_jax.configuration import ConfigError, parse, to_dict
 
 FILE_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,38 +17,42 @@ class Manifest:
 
     Attributes:
       format: version of the directory's layout.
-      inputs: everything the data follows from: source, content_sha256, python (stdlib only),
-        vocab_size, sequence_length, cross_document_attention, tokenizer.
-      source: "stdlib" or "text".
+      inputs: everything the data follows from: source, content_sha256, python (of its own library
+        only), and of text vocab_size, sequence_length, cross_document_attention, tokenizer,
+        record_length and symbols.
+      source: a name of `llm_jax.data.config.SOURCES`.
       python: version of the Python that prepared it.
+      hold_out: what validation is made of, in words.
+      documents: number of documents, pairs or images, by split (as are the next three).
+      bytes: their UTF-8 bytes, or of pixels.
+      rows: rows, the partly filled last one included.
+      tokens: the documents' tokens, of pairs the targets', and one EOS each.
+      files: sha256 of every file in the directory but this one, by relative path.
       sequence_length: inputs in a row.
       vocab_size: pieces of the tokenizer (at most the number asked for).
       bos_id: the token before each document.
-      hold_out: "files" or "file ends" (see `llm_jax.data.sources`).
-      documents: number of documents, by split (as are the next three).
-      bytes: their UTF-8 bytes.
-      tokens: targets of weight 1: the documents' tokens and one EOS each.
-      rows: rows, the partly filled last one included.
       tokenizer_sha256: of `tokenizer.model`.
       tokens_sha256: of each split's token file.
-      files: sha256 of every file in the directory but this one, by relative path.
+      images: of images their shape (C, H, W), number of classes, mean and deviation of the train
+        split's pixels; else empty.
     """
 
     format: int
     inputs: dict
     source: str
     python: str
-    sequence_length: int
-    vocab_size: int
-    bos_id: int
     hold_out: str
     documents: dict
     bytes: dict
-    tokens: dict
     rows: dict
-    tokenizer_sha256: str
-    tokens_sha256: dict
     files: dict
+    tokens: dict = dataclasses.field(default_factory=dict)
+    sequence_length: int = 0
+    vocab_size: int = 0
+    bos_id: int = 0
+    tokenizer_sha256: str = ""
+    tokens_sha256: dict = dataclasses.field(default_factory=dict)
+    images: dict = dataclasses.field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
         """Writes the manifest into `directory`."""

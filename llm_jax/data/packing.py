@@ -1,10 +1,10 @@
 """Token rows: documents one after another, cut to equal lengths, kept in array_record files.
 
-The stream of a split is `BOS tokens EOS` for each document in turn. Row `i` holds its tokens
-`i*T .. i*T + T` (T + 1 of them): inputs are the first T, targets the last T, so rows overlap by
-one token and every token is a target exactly once. A record is the row's tokens alone, in the
-smallest unsigned type that holds an id; the last one may be shorter. What else a batch needs
-follows from where BOS stands, and `unpack` works it out for a whole batch at a time.
+The stream of a split is `BOS tokens EOS` for each document in turn. To predict next tokens, row `i`
+holds its tokens `i*T .. i*T + T` (T + 1 of them): inputs are the first T, targets the last T, so
+rows overlap by one token and every token is a target exactly once. A record is the row's tokens
+alone, in the smallest unsigned type that holds an id; the last one may be shorter. What else a
+batch needs follows from where BOS stands, and `unpack` works it out for a whole batch at a time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,28 +20,33 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def pack(pieces: Iterable[np.ndarray], sequence_length: int) -> Iterator[np.ndarray]:
+def pack(pieces: Iterable[np.ndarray], length: int, overlap: int = 1) -> Iterator[np.ndarray]:
     """Cuts a token stream, given in pieces of any length, into rows.
 
+    Args:
+      pieces: the stream.
+      length: tokens of a row, more than `overlap`.
+      overlap: how many of them are the last of the row before.
+
     Yields:
-      arrays of `sequence_length + 1` tokens, each beginning with the last token of the one before;
-      the last may be shorter, but has at least two.
+      arrays of `length` tokens; the last may be shorter, but brings one token that is new.
     """
+    stride = length - overlap
     pending: list[np.ndarray] = []
     held = 0
     for piece in pieces:
         pending.append(piece)
         held += len(piece)
-        if held > max(_FLUSH_TOKENS, sequence_length):
+        if held > max(_FLUSH_TOKENS, length):
             stream = np.concatenate(pending)
-            count = (len(stream) - 1) // sequence_length
+            count = (len(stream) - overlap) // stride
             for row in range(count):
-                yield stream[row * sequence_length : (row + 1) * sequence_length + 1]
-            pending = [stream[count * sequence_length :]]
+                yield stream[row * stride : row * stride + length]
+            pending = [stream[count * stride :]]
             held = len(pending[0])
     stream = np.concatenate(pending) if pending else np.zeros(0, np.uint16)
-    for start in range(0, len(stream) - 1, sequence_length):
-        yield stream[start : start + sequence_length + 1]
+    for start in range(0, len(stream) - overlap, stride):
+        yield stream[start : start + length]
 
 
 def write_rows(path: Path, rows: Iterable[np.ndarray], dtype: np.dtype) -> int:
@@ -85,12 +90,26 @@ def unpack(
     }
     if cross_document_attention:
         return batch
-    index = np.broadcast_to(np.arange(width - 1, dtype=np.int32), batch["tokens"].shape)
-    starts = starts[:, :-1].copy()
-    starts[:, 0] = True
     # The last input of a padded row is real but predicts nothing: it counts as padding.
-    inside = real[:, 1:]
-    batch["segment_ids"] = np.cumsum(starts, axis=1, dtype=np.int32) * inside
+    return batch | segments(starts[:, :-1], real[:, 1:])
+
+
+def segments(starts: np.ndarray, real: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns which document each token of a row belongs to, and its place there.
+
+    Args:
+      starts: bool [B, T], where a document begins; a row's first token begins one in any case.
+      real: bool [B, T], false on padding.
+
+    Returns:
+      segment_ids [B, T] int32, counted from 1 along each row, 0 on padding; positions [B, T] int32,
+      from 0 at each segment's first token in the row, 0 on padding.
+    """
+    index = np.broadcast_to(np.arange(starts.shape[1], dtype=np.int32), starts.shape)
+    starts = starts.copy()
+    starts[:, 0] = True
     begin = np.maximum.accumulate(np.where(starts, index, 0), axis=1)
-    batch["positions"] = (index - begin) * inside
-    return batch
+    return {
+        "segment_ids": np.cumsum(starts, axis=1, dtype=np.int32) * real,
+        "positions": (index - begin) * real,
+    }

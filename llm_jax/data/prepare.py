@@ -1,8 +1,9 @@
 """From text to rows of tokens on disk: documents, tokenizer, packed rows, manifest.
 
 A prepared directory holds `documents/` (TFDS, array_record), `tokenizer.model`,
-`tokens-train.array_record`, `tokens-validation.array_record` and `manifest.json`. It appears at
-once and whole: everything is written to `NAME.partial` beside it, which is renamed at the end.
+`tokens-train.array_record`, `tokens-validation.array_record` and `manifest.json`; of images see
+`llm_jax.data.images`. It appears at once and whole: everything is written to `NAME.partial` beside
+it, which is renamed at the end.
 """
 
 import os
@@ -17,9 +18,12 @@ from absl import logging
 from llm_jax.configuration import ConfigError, to_dict
 from llm_jax.data import packing
 from llm_jax.data.config import DataConfig
+from llm_jax.data.images import open_images, write_images
 from llm_jax.data.manifest import FILE_NAME, FORMAT, Manifest, again, load_manifest, sha256_of
 from llm_jax.data.manifest import verify as verify_files
-from llm_jax.data.sources import SPLITS, Source, open_source
+from llm_jax.data.objectives import NextToken
+from llm_jax.data.pairs import open_pairs
+from llm_jax.data.sources import SPLITS, open_source
 from llm_jax.data.tokenizers import Tokenizer, train
 
 TOKENIZER_FILE = "tokenizer.model"
@@ -31,7 +35,9 @@ def token_file(split: str) -> str:
     return f"tokens-{split}.array_record"
 
 
-def prepare(config: DataConfig, *, vocab_size: int, directory: str | os.PathLike) -> Manifest:
+def prepare(
+    config: DataConfig, *, vocab_size: int, directory: str | os.PathLike, objective=NextToken()
+) -> Manifest:
     """Makes `directory` hold the data of `config`; what is there and fits is used again.
 
     In a run of several processes one of them calls this and the others wait for it.
@@ -40,6 +46,8 @@ def prepare(config: DataConfig, *, vocab_size: int, directory: str | os.PathLike
       config: source, row length and tokenizer options.
       vocab_size: pieces wanted of the tokenizer; short texts may give fewer.
       directory: where; made if missing, together with its parents.
+      objective: of `llm_jax.data.objectives`: how long records are, and which symbols the
+        tokenizer must have.
 
     Returns:
       the manifest.
@@ -50,8 +58,8 @@ def prepare(config: DataConfig, *, vocab_size: int, directory: str | os.PathLike
         differing keys are named), or a file in it that is damaged or missing (named).
     """
     directory = Path(directory)
-    source = open_source(config)
-    inputs = _inputs(config, source, vocab_size)
+    source = _OPEN[config.kind](config)
+    inputs = _inputs(config, source, vocab_size, objective)
     if (directory / FILE_NAME).exists():
         manifest = load_manifest(directory)
         _refuse_other_inputs(directory, manifest, inputs)
@@ -66,7 +74,11 @@ def prepare(config: DataConfig, *, vocab_size: int, directory: str | os.PathLike
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        manifest = _write(config, source, inputs, vocab_size, partial)
+        if config.kind == "images":
+            manifest = write_images(source, inputs, partial)
+        else:
+            manifest = _write(config, source, inputs, vocab_size, objective, partial)
+        manifest.save(partial)
         partial.replace(directory)
     except OSError as error:
         raise ConfigError(
@@ -78,16 +90,22 @@ def prepare(config: DataConfig, *, vocab_size: int, directory: str | os.PathLike
     return manifest
 
 
-def _inputs(config: DataConfig, source: Source, vocab_size: int) -> dict:
-    inputs = {
-        "source": config.source,
-        "content_sha256": source.content_sha256,
+_OPEN = {"text": open_source, "pairs": open_pairs, "images": open_images}
+
+
+def _inputs(config: DataConfig, source, vocab_size: int, objective) -> dict:
+    inputs = {"source": config.source, "content_sha256": source.content_sha256}
+    if config.kind == "images":
+        return inputs
+    inputs |= {
+        "record_length": objective.record_length(config.sequence_length),
+        "symbols": tuple(objective.symbols),
         "vocab_size": vocab_size,
         "sequence_length": config.sequence_length,
         "cross_document_attention": config.cross_document_attention,
         "tokenizer": to_dict(config.tokenizer),
     }
-    if config.source == "stdlib":
+    if config.source in ("stdlib", "functions"):
         inputs["python"] = platform.python_version()
     return inputs
 
@@ -111,7 +129,7 @@ def _refuse_other_inputs(directory: Path, manifest: Manifest, inputs: dict) -> N
 
 
 def _write(
-    config: DataConfig, source: Source, inputs: dict, vocab_size: int, directory: Path
+    config: DataConfig, source, inputs: dict, vocab_size: int, objective, directory: Path
 ) -> Manifest:
     from llm_jax.data import documents
 
@@ -129,19 +147,35 @@ def _write(
     logging.info("data: training a tokenizer of %d pieces", vocab_size)
     every = -(-counts["bytes"]["train"] // config.tokenizer.sample_bytes)
     texts = (text for _, text in documents.read_documents(directory / "documents", "train"))
-    model = train(texts, vocab_size=vocab_size, config=config.tokenizer, every=every)
+    if config.kind == "pairs":
+        pairs = documents.read_pairs(directory / "documents", "train")
+        texts = (text for pair in pairs for text in pair)
+    model = train(
+        texts,
+        vocab_size=vocab_size,
+        config=config.tokenizer,
+        every=every,
+        symbols=objective.symbols,
+    )
     (directory / TOKENIZER_FILE).write_bytes(model)
     tokenizer = Tokenizer(model)
 
     dtype = packing.token_dtype(tokenizer.vocab_size)
     for split in SPLITS:
         logging.info("data: tokenizing the %s split", split)
+        path = directory / token_file(split)
+        if config.kind == "pairs":
+            pairs = documents.read_pairs(directory / "documents", split)
+            lengths = objective.lengths(config.sequence_length)
+            rows = _PairRecords(pairs, tokenizer, lengths["source"], lengths["targets"])
+            counts["rows"][split] = packing.write_rows(path, rows, dtype)
+            counts["tokens"][split] = rows.target_tokens
+            continue
         parts = documents.read_documents(directory / "documents", split)
         stream = _Stream(parts, tokenizer, dtype)
-        path = directory / token_file(split)
-        counts["rows"][split] = packing.write_rows(
-            path, packing.pack(stream, config.sequence_length), dtype
-        )
+        length = objective.record_length(config.sequence_length)
+        rows = packing.pack(stream, length, objective.overlap)
+        counts["rows"][split] = packing.write_rows(path, rows, dtype)
         counts["tokens"][split] = stream.length - counts["documents"][split]
 
     files = {
@@ -149,7 +183,7 @@ def _write(
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-    manifest = Manifest(
+    return Manifest(
         format=FORMAT,
         inputs=inputs,
         source=config.source,
@@ -157,14 +191,42 @@ def _write(
         sequence_length=config.sequence_length,
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
-        hold_out="file ends" if source.cut_within_files else "files",
+        hold_out="file ends" if source.cut_within_files else _HOLD_OUT[config.source],
         tokenizer_sha256=files[TOKENIZER_FILE],
         tokens_sha256={split: files[token_file(split)] for split in SPLITS},
         files=files,
         **counts,
     )
-    manifest.save(directory)
-    return manifest
+
+
+_HOLD_OUT = {"stdlib": "files", "text": "files", "functions": "files", "pairs": "sources"}
+
+
+class _PairRecords:
+    """Records of (source, target) pairs: two lengths, the source's tokens and the target's.
+
+    What is longer than a row is cut; every target ends in EOS. `target_tokens` counts those of
+    the targets that have passed.
+    """
+
+    def __init__(self, pairs, tokenizer: Tokenizer, source_length: int, target_length: int):
+        self._pairs, self._tokenizer = pairs, tokenizer
+        self._lengths = source_length, target_length
+        self.target_tokens = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        longest_source, longest_target = self._lengths
+        for group in _groups(self._pairs):
+            encoded = self._tokenizer.encode_all([text for pair in group for text in pair])
+            for source, target in zip(encoded[::2], encoded[1::2]):
+                source = source[:longest_source]
+                target = [*target[: longest_target - 1], self._tokenizer.eos_id]
+                self.target_tokens += len(target)
+                row = np.zeros(2 + longest_source + longest_target, np.int64)
+                row[:2] = len(source), len(target)
+                row[2 : 2 + len(source)] = source
+                row[2 + longest_source : 2 + longest_source + len(target)] = target
+                yield row
 
 
 class _Stream:
@@ -193,7 +255,7 @@ class _Stream:
             yield eos
 
 
-def _groups(parts: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+def _groups(parts: Iterator[tuple]) -> Iterator[list[tuple]]:
     group = []
     for item in parts:
         group.append(item)

@@ -27,10 +27,14 @@ _NOT_LIBRARY = frozenset(_TESTS | {"encodings", "site-packages", "dist-packages"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text: `name` is its relative path, `text` what it says (never empty)."""
+    """One text: `name` is its relative path, `text` what it says (never empty).
+
+    Of a pair `text` is the source and `target` what is to be made of it.
+    """
 
     name: str
     text: str
+    target: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +76,9 @@ def open_source(config: DataConfig) -> Source:
         the first bad byte), no text at all, or too little of it for two splits.
     """
     if config.source == "stdlib":
-        files = _library_files(Path(sysconfig.get_paths()["stdlib"]))
+        files = library_files(Path(sysconfig.get_paths()["stdlib"]))
     else:
-        files = _user_files(config.path)
+        files = user_files(config.path)
     digest = hashlib.sha256()
     filled: list[str] = []
     kept: list[tuple[str, Path]] = []
@@ -125,7 +129,8 @@ def cut_tail(text: str) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def _library_files(root: Path) -> list[tuple[str, Path]]:
+def library_files(root: Path) -> list[tuple[str, Path]]:
+    """Returns (relative posix path, path) of the modules of Python's library at `root`."""
     files = []
     for name, path in _walk(root, without=_NOT_LIBRARY):
         if name.endswith(".py") and not PurePosixPath(name).name.startswith("test_"):
@@ -133,7 +138,8 @@ def _library_files(root: Path) -> list[tuple[str, Path]]:
     return files
 
 
-def _user_files(given: str) -> list[tuple[str, Path]]:
+def user_files(given: str) -> list[tuple[str, Path]]:
+    """Returns (relative posix path, path) of the files that `data.path` names."""
     whole = Path(given).expanduser()
     items = [whole] if whole.exists() else [Path(p.strip()).expanduser() for p in given.split(",")]
     files = []

@@ -4,28 +4,43 @@ import ast
 import re
 
 from llm_jax.data import load_tokenizer
+from llm_jax.evaluation.pairs import write_targets
 from llm_jax.generation.engine import Engine
 from llm_jax.generation.samplers import SamplingOptions
-from llm_jax.training.run import SamplingConfig
+from llm_jax.models import DECODERS
+from llm_jax.training.run import RunConfig
 
 
-def draw_samples(model, params, tokenizer_path: str, config: SamplingConfig, seed: int):
-    """Returns continuations of the configured prompts, and figures about them.
+def draw_samples(model, params, run: RunConfig, data_directory: str, held_out):
+    """Returns what a trained model writes, for the report, and figures about it.
+
+    A decoder continues the prompts of `run.sampling`; an encoder-decoder of pairs writes the
+    targets of the held-out ones.
 
     Args:
       model: a `llm_jax.models.Model`.
       params: its parameters.
-      tokenizer_path: the sentencepiece model.
-      config: what to draw.
-      seed: of the draws.
+      run: the run's configuration.
+      data_directory: with the tokenizer.
+      held_out: the validation split's rows.
 
     Returns:
       `(pairs, figures)`: pairs of prompt and text, and `{"parsed_share": ...}` where the samples
-      are Python functions.
+      are Python functions, or what `write_targets` measures.
     """
-    if not config.prompts:
+    config, seed = run.sampling, run.seed
+    if run.objective.kind == "pairs":
+        written, figures = write_targets(
+            model,
+            params,
+            held_out,
+            load_tokenizer(data_directory),
+            batch_size=run.evaluation.batch_size,
+        )
+        return [(source, text) for source, _, text in written[: config.num_samples]], figures
+    if run.model.family not in DECODERS or not config.prompts:
         return [], {}
-    tokenizer = load_tokenizer(tokenizer_path)
+    tokenizer = load_tokenizer(data_directory)
     prompts = [prompt for prompt in config.prompts for _ in range(config.num_samples)]
     options = SamplingOptions(
         temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens

@@ -22,6 +22,7 @@ def cross_entropy_from_hidden(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     logit_cap: float | None = None,
+    bias=None,
     chunk: int = 512,
 ):
     """Weighted cross-entropy of next tokens, from hidden states.
@@ -37,6 +38,7 @@ def cross_entropy_from_hidden(
         vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
       z_loss: coefficient of `logsumexp(logits) ** 2` (Chowdhery et al. 2022, arXiv:2204.02311).
       logit_cap: logits are `cap tanh(x / cap)` (Gemma 2, arXiv:2408.00118); None for none.
+      bias: [padded_vocab], added to the logits, or None.
       chunk: tokens whose logits are held at once, at least.
 
     Returns:
@@ -47,54 +49,52 @@ def cross_entropy_from_hidden(
         hidden, targets, weights = hidden[None], targets[None], weights[None]
     settings = (vocab_size, float(label_smoothing), float(z_loss), chunk, logit_cap)
     weights = weights.astype(jnp.float32)
-    loss, nll = _chunked(settings, hidden, embedding, targets, weights)
+    loss, nll = _chunked(settings, hidden, embedding, bias, targets, weights)
     return loss, jnp.sum(weights), nll
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(settings, hidden, embedding, targets, weights):
-    (loss, nll), _ = _run(settings, hidden, embedding, targets, weights, gradients=False)
+def _chunked(settings, hidden, embedding, bias, targets, weights):
+    (loss, nll), _ = _run(settings, hidden, embedding, bias, targets, weights, gradients=False)
     return loss, nll
 
 
-def _forward(settings, hidden, embedding, targets, weights):
-    return _run(settings, hidden, embedding, targets, weights, gradients=True)
+def _forward(settings, hidden, embedding, bias, targets, weights):
+    return _run(settings, hidden, embedding, bias, targets, weights, gradients=True)
 
 
 def _backward(settings, residuals, cotangents):
     del settings
-    d_hidden, d_embedding = residuals
     scale = cotangents[0]
-    return (
-        (d_hidden * scale).astype(d_hidden.dtype),
-        (d_embedding * scale).astype(d_embedding.dtype),
-        None,
-        None,
-    )
+    # Those of hidden states, embedding and bias, which may be None.
+    return (*jax.tree.map(lambda d: (d * scale).astype(d.dtype), residuals), None, None)
 
 
 _chunked.defvjp(_forward, _backward)
 
 
-def _run(settings, hidden, embedding, targets, weights, *, gradients: bool):
+def _run(settings, hidden, embedding, bias, targets, weights, *, gradients: bool):
     batch, length, _ = hidden.shape
     step = max(1, min(length, settings[3] // batch))
     loss = nll = jnp.zeros((), jnp.float32)
     table = embedding.astype(hidden.dtype)
     whole = length // step
-    d_embedding = jnp.zeros(embedding.shape, jnp.float32)
+    # Gradients of what all ranges share: of the embedding, and of the bias where there is one.
+    d_shared = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (embedding, bias))
 
     def one(carry, start, size):
-        loss, nll, d_embedding = carry
+        loss, nll, d_shared = carry
         part = [
             jax.lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (hidden, targets, weights)
         ]
-        loss_part, nll_part, d_part, d_table = _range(settings, table, *part, gradients=gradients)
+        loss_part, nll_part, d_part, d_own = _range(
+            settings, table, bias, *part, gradients=gradients
+        )
         if gradients:
-            d_embedding = d_embedding + d_table
-        return (loss + loss_part, nll + nll_part, d_embedding), d_part
+            d_shared = jax.tree.map(jnp.add, d_shared, d_own)
+        return (loss + loss_part, nll + nll_part, d_shared), d_part
 
-    carry = (loss, nll, d_embedding)
+    carry = (loss, nll, d_shared)
     parts = []
     for index in range(whole):
         carry, part = one(carry, index * step, step)
@@ -102,20 +102,22 @@ def _run(settings, hidden, embedding, targets, weights, *, gradients: bool):
     if length % step:
         carry, part = one(carry, whole * step, length % step)
         parts.append(part)
-    loss, nll, d_embedding = carry
+    loss, nll, d_shared = carry
     if not gradients:
         return (loss, nll), None
-    d_hidden = jnp.concatenate(parts, axis=1)
-    return (loss, nll), (d_hidden, d_embedding.astype(embedding.dtype))
+    d_shared = jax.tree.map(lambda d, x: d.astype(x.dtype), d_shared, (embedding, bias))
+    return (loss, nll), (jnp.concatenate(parts, axis=1), *d_shared)
 
 
-def _range(settings, table, hidden, targets, weights, *, gradients: bool):
-    """Loss sums of one range and, if asked, gradients of hidden states and table."""
+def _range(settings, table, bias, hidden, targets, weights, *, gradients: bool):
+    """Loss sums of one range and, if asked, gradients of hidden states, and of table and bias."""
     vocab_size, label_smoothing, z_loss, _, logit_cap = settings
     shape = hidden.shape
     # Two-dimensional products: transposed copies of the logits would cost more than they do.
     hidden, targets, weights = hidden.reshape(-1, shape[-1]), targets.ravel(), weights.ravel()
     logits = jnp.einsum("nd,vd->nv", hidden, table, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
     if logit_cap is not None:
         logits = logit_cap * jnp.tanh(logits / logit_cap)
     column = jnp.arange(table.shape[0])
@@ -141,7 +143,8 @@ def _range(settings, table, hidden, targets, weights, *, gradients: bool):
     if logit_cap is not None:
         # The padding's logits are far below -cap, and have no gradient.
         d_logits = d_logits * (1.0 - jnp.square(jnp.maximum(logits, -logit_cap) / logit_cap))
+    d_bias = None if bias is None else jnp.sum(d_logits, axis=0)
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("nv,vd->nd", d_logits, table)
     d_table = jnp.einsum("nv,nd->vd", d_logits, hidden, preferred_element_type=jnp.float32)
-    return loss, nll, d_hidden.reshape(shape), d_table
+    return loss, nll, d_hidden.reshape(shape), (d_table, d_bias)

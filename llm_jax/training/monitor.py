@@ -5,6 +5,7 @@ import sys
 import time
 
 from llm_jax.configuration import ConfigError
+from llm_jax.losses.registry import work
 from llm_jax.models import Model
 from llm_jax.training.hardware import peak_bytes
 from llm_jax.training.metrics import MetricsWriter
@@ -13,7 +14,8 @@ from llm_jax.training.report import write_report
 from llm_jax.training.run import RunConfig
 
 COLUMNS = (
-    "step", "split", "loss", "perplexity", "bits_per_byte", "learning_rate", "gradient_norm",
+    "step", "split", "loss", "accuracy", "perplexity", "bits_per_byte", "learning_rate",
+    "gradient_norm",
     "tokens_per_second", "mfu", "skipped", "elapsed",
 )  # fmt: skip
 
@@ -32,8 +34,9 @@ class Monitor:
 
     def __init__(self, workdir: str, run: RunConfig, model: Model, peak: float, first: int, header):
         self._workdir, self._run, self._header = workdir, run, header
-        self._flops_per_token = model.flops_per_token(run.data.sequence_length).total
-        self._tokens_per_step = run.batch_size * run.data.sequence_length
+        example = work(run.objective, model, run.data.sequence_length)
+        self._flops_per_token = example.flops.total
+        self._tokens_per_step = run.batch_size * example.tokens
         self._peak = peak
         self._writer = MetricsWriter(workdir, COLUMNS, first)
         self._progress = Progress(run.steps)
@@ -82,10 +85,10 @@ class Monitor:
     def evaluated(self, step: int, scores: dict[str, float]) -> None:
         """Takes the validation scores at `step`."""
         self._writer.write(step, "validation", scores | {"elapsed": self.elapsed()})
-        self._progress.say(
-            f"step {step}  validation loss {scores['loss']:.4f}  "
-            f"perplexity {scores['perplexity']:.2f}  bits/byte {scores['bits_per_byte']:.4f}"
-        )
+        shown = {"accuracy": ".2%", "perplexity": ".2f", "bits_per_byte": ".4f"}
+        others = [f"{name} {scores[name]:{form}}" for name, form in shown.items() if name in scores]
+        line = [f"step {step}", f"validation loss {scores['loss']:.4f}", *others]
+        self._progress.say("  ".join(line).replace("bits_per_byte", "bits/byte"))
 
     @contextlib.contextmanager
     def aside(self):

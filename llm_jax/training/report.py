@@ -8,6 +8,7 @@ import matplotlib
 from jax.sharding import Mesh
 
 from llm_jax.data import Manifest
+from llm_jax.losses.registry import work
 from llm_jax.models import Model
 from llm_jax.parallel.mesh import describe
 from llm_jax.training.metrics import read_metrics
@@ -31,25 +32,38 @@ def header(
       peak: measured matmul rate of the mesh in FLOP/s.
     """
     device = jax.devices()[0]
-    length = run.data.sequence_length
-    flops = model.flops_per_token(length)
+    example = work(run.objective, model, run.data.sequence_length)
+    length, flops = example.tokens, example.flops
     kernels = model.kernels(run.batch_size // run.accumulation, length, mesh.size)
     return {
         "devices": f"{device.platform}, {device.device_kind}; jax {jax.__version__}",
         "mesh": describe(mesh),
         "model": f"{run.model.family}, {count(model.num_params)} parameters",
         "FLOPs a token": f"{count(flops.total)} = {flops.formula}",
+        "objective": run.objective.name,
         "batch": f"{run.batch_size} rows of {length} tokens, {run.accumulation} microbatch(es)",
         "precision": f"{run.precision}; matmul peak measured {count(peak)}FLOP/s, for MFU",
         "kernels": ", ".join(f"{name}: {chosen}" for name, chosen in kernels.items()),
         "optimizer": f"{run.optim.name}, {run.optim.schedule}",
-        "data": (
-            f"{manifest.source}: {manifest.documents['train']} documents, "
-            f"{count(manifest.bytes['train'])}B, {count(manifest.tokens['train'])} tokens of "
-            f"{manifest.vocab_size} pieces; held out {manifest.documents['validation']} documents, "
-            f"{count(manifest.bytes['validation'])}B; sha256 {manifest.tokens_sha256['train'][:12]}"
-        ),
+        "data": _described(manifest),
     }
+
+
+def _described(manifest: Manifest) -> str:
+    """Returns a line about the data."""
+    unit = "images" if manifest.images else "documents"
+    sizes = [f"{manifest.documents['train']} {unit}", f"{count(manifest.bytes['train'])}B"]
+    if manifest.images:
+        sizes.append(f"{manifest.images['classes']} classes")
+    else:
+        tokens = count(manifest.tokens["train"])
+        sizes.append(f"{tokens} tokens of {manifest.vocab_size} pieces")
+    held_out = f"{manifest.documents['validation']} {unit}, {count(manifest.bytes['validation'])}B"
+    digests = manifest.tokens_sha256 or {"train": manifest.inputs["content_sha256"]}
+    return (
+        f"{manifest.source}: {', '.join(sizes)}; held out {held_out}; "
+        f"sha256 {digests['train'][:12]}"
+    )
 
 
 def write_report(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import interop, models
-from llm_jax.configuration import to_dict
+from llm_jax.configuration import ConfigError, to_dict
 from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
 from llm_jax.training.precision import policy
@@ -19,7 +21,7 @@ from llm_jax.training.state import placed
 
 def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
     """Returns the files that go beside the weights: configuration, data manifest, tokenizer."""
-    names = ("manifest.json", "tokenizer.model")
+    names = ["manifest.json"] + ["tokenizer.model"] * (run.objective.kind != "images")
     files = {name: Path(data_directory, name).read_bytes() for name in names}
     return files | {"config.json": json.dumps(to_dict(run), indent=2).encode()}
 
@@ -43,17 +45,34 @@ class Restored:
     step: int
 
 
-def load_model(workdir: str, step: int | str | None = None, mesh: Mesh | None = None) -> Restored:
+def load_model(
+    workdir: str,
+    step: int | str | None = None,
+    mesh: Mesh | None = None,
+    model_changes: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Restored:
     """Returns the model of `workdir` at `step` (an int, "best", or None or "last": the newest).
 
-    With a `mesh` each device reads its part of the parameters only; without, one holds them all.
+    Args:
+      workdir: of the run.
+      step: of the checkpoint.
+      mesh: each device reads its part of the parameters only; None: one holds them all.
+      model_changes: keys of the model's configuration, of `POSITIONS`, to read it with.
 
     Raises:
       CheckpointError: there is no such checkpoint, or a file of it is missing or changed.
+      ConfigError: a change of a key that the model has not or whose parameters it would change.
     """
     checkpoints, step = _find(workdir, step)
     path = checkpoints.directory / f"{step:08d}"
-    run = parse_run(json.loads((path / "config.json").read_text()))
+    stored = json.loads((path / "config.json").read_text())
+    run = parse_run(stored)
+    if others := sorted(model_changes.keys() - set(_free(run.model))):
+        raise ConfigError(
+            f"{workdir} holds a {run.model.family}, whose {' and '.join(others)} cannot be changed "
+            "after training: this is for llama and mixtral"
+        )
+    run = parse_run(stored | {"model": stored["model"] | dict(model_changes)})
     numbers = policy(run.precision)
     numbers.activate()
     model = models.build(run.model, run.execution, numbers.dtype)
@@ -91,13 +110,21 @@ def load_params(workdir: str, config: Any, abstract: Any) -> Any:
     return params
 
 
+# Keys of a model with rotary positions that no parameter depends on: it may be read with others.
+POSITIONS = ("max_positions", "rotary_base", "rotary_scaling")
+
+
+def _free(config: Any) -> tuple[str, ...]:
+    return POSITIONS if hasattr(config, "rotary_scaling") else ()
+
+
 def _refuse_other_model(stored: dict, config: Any, path: str) -> None:
-    """Raises CheckpointError where `stored` differs from `config` in more than dropout."""
-    wanted = to_dict(config)
+    """Raises CheckpointError where `stored` differs in more than dropout and rotary positions."""
+    wanted, free = to_dict(config), _free(config)
     differing = [
         f"{key} ({stored.get(key)!r} there, {wanted[key]!r} here)"
         for key in wanted
-        if stored.get(key) != wanted[key] and "dropout" not in key
+        if stored.get(key) != wanted[key] and "dropout" not in key and key not in free
     ]
     if differing:
         raise CheckpointError(

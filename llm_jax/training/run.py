@@ -9,6 +9,8 @@ import ml_collections
 from llm_jax import models
 from llm_jax.configuration import ConfigError, flatten, parse, to_dict
 from llm_jax.data import DataConfig
+from llm_jax.data.config import SOURCES
+from llm_jax.data.objectives import OBJECTIVES, NextToken, parse_objective
 from llm_jax.losses.language_model import LossConfig
 from llm_jax.models import Execution
 from llm_jax.optim import OptimConfig
@@ -108,9 +110,12 @@ class RunConfig:
       precision: fp32, bf16 or fp16.
       max_skipped_steps: the run stops after this many steps in a row without finite gradients.
       model: the family's own `Config`; `model.family` names it.
+      objective: what is learned from an example; `objective.name` is one of
+        `llm_jax.data.objectives.OBJECTIVES`.
     """
 
     model: typing.Any
+    objective: typing.Any = NextToken()
     seed: int = 0
     steps: int = 1000
     batch_size: int = 16
@@ -138,8 +143,22 @@ class RunConfig:
                 f"batch_size {self.batch_size} is no multiple of accumulation "
                 f"{self.accumulation}: choose one that is"
             )
-        length = self.data.sequence_length
-        positions = getattr(self.model, "max_positions", length)  # T5's have no end
+        if self.objective.kind != self.data.kind:
+            fitting = [name for name, kind in SOURCES.items() if kind == self.objective.kind]
+            raise ConfigError(
+                f"objective.name {self.objective.name!r} learns from {self.objective.kind} and "
+                f"data.source {self.data.source!r} gives {self.data.kind}: set data.source to "
+                f"{' or '.join(fitting)}, or another objective"
+            )
+        if self.data.kind == "images":
+            return
+        length = max(
+            self.data.sequence_length, *self.objective.lengths(self.data.sequence_length).values()
+        )
+        # T5's positions have no end; RoBERTa's begin behind the padding's.
+        positions = getattr(self.model, "longest", None) or getattr(
+            self.model, "max_positions", length
+        )
         if length > positions:
             raise ConfigError(
                 f"data.sequence_length {length} is longer than the model's {positions} positions: "
@@ -152,10 +171,12 @@ def parse_run(mapping: Mapping) -> RunConfig:
     mapping = dict(mapping.items())
     if "model" not in mapping:
         raise ConfigError("config.model is missing: give at least config.model.family")
-    return parse(RunConfig, mapping | {"model": models.parse_config(mapping["model"])})
+    parsed = {"model": models.parse_config(mapping["model"])}
+    parsed["objective"] = parse_objective(mapping.get("objective", {}))
+    return parse(RunConfig, mapping | parsed)
 
 
-def default_config(family: str) -> ml_collections.ConfigDict:
+def default_config(family: str, objective: str = "next_token") -> ml_collections.ConfigDict:
     """Returns every key with its default, as a ConfigDict for a file in `configs/` to change."""
 
     def defaults(cls) -> dict:
@@ -163,7 +184,7 @@ def default_config(family: str) -> ml_collections.ConfigDict:
         return {
             field.name: _default(field, hints[field.name])
             for field in dataclasses.fields(cls)
-            if field.name != "model"
+            if field.name not in ("model", "objective")
         }
 
     def _default(field, hint):
@@ -178,7 +199,8 @@ def default_config(family: str) -> ml_collections.ConfigDict:
         return value
 
     model = defaults(models.FAMILIES[family].Config) | {"family": family}
-    return ml_collections.ConfigDict(defaults(RunConfig) | {"model": model})
+    chosen = {"model": model, "objective": defaults(OBJECTIVES[objective]) | {"name": objective}}
+    return ml_collections.ConfigDict(defaults(RunConfig) | chosen)
 
 
 # A run may go on with these changed; anything else would make it another run.

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import models, optim
-from llm_jax.losses.language_model import next_token_loss
+from llm_jax.losses import registry
 from llm_jax.parallel import mesh as meshes
 from llm_jax.training import state, step
 from llm_jax.training.precision import Policy, policy
@@ -38,14 +38,14 @@ class Trainer:
     new_state: Callable[[], state.TrainState]
 
 
-def language_model_trainer(run: RunConfig) -> Trainer:
-    """Returns the `Trainer` of a next-token run.
+def make_trainer(run: RunConfig) -> Trainer:
+    """Returns the `Trainer` of a run.
 
     Raises:
-      ConfigError: a family that predicts no next token; a mesh that does not fit the devices, the
+      ConfigError: an objective that is not the family's; a mesh that does not fit the devices, the
         batch or the parameters; an optimizer table that does not fit the parameters.
     """
-    models.require_decoder(run.model)
+    registry.check(run.objective, run.model)
     numbers = policy(run.precision)
     numbers.activate()
     mesh = meshes.make_mesh(run.mesh)
@@ -59,7 +59,8 @@ def language_model_trainer(run: RunConfig) -> Trainer:
     shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
 
     def loss(params, batch, dropout_key):
-        return next_token_loss(model, params, batch, dropout_key=dropout_key, config=run.loss)
+        task = registry.TASKS[run.objective.name]
+        return task.loss(model, params, batch, dropout_key=dropout_key, config=run.loss)
 
     train_step = step.make_train_step(
         loss,

@@ -50,7 +50,10 @@ def prepare_data(config: RunConfig, workdir: str) -> data.Manifest:
 
     def prepare():
         return data.prepare(
-            config.data, vocab_size=config.model.vocab_size, directory=data_directory(workdir)
+            config.data,
+            vocab_size=getattr(config.model, "vocab_size", 0),  # images have none
+            directory=data_directory(workdir),
+            objective=config.objective,
         )
 
     if jax.process_index() == 0:

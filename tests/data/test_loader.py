@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from llm_jax.configuration import ConfigError
-from llm_jax.data import DataConfig, batches, eval_batches, loader, open_split, prepare
+from llm_jax.data import DataConfig, batches, eval_batches, open_split, prepare
+from llm_jax.data import rows as rows_module
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_far_step_is_reached_at_once(rows):
 
 
 def test_rows_from_the_file_equal_those_in_memory(prepared, rows, monkeypatch):
-    monkeypatch.setattr(loader, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(rows_module, "IN_MEMORY_BYTES", 0)
     filed = open_split(prepared, "train")
     assert filed._held is None
     assert rows._held is not None

@@ -53,7 +53,7 @@ def expected(documents, length):
 @pytest.mark.parametrize("length", [1, 2, 7, 16, 1000])
 def test_rows_equal_the_definition(length):
     documents = random_documents(0, 50)
-    rows = list(packing.pack([stream_of(documents)], length))
+    rows = list(packing.pack([stream_of(documents)], length + 1))
     batch = packing.unpack(*padded(rows, length + 1), bos_id=BOS, cross_document_attention=False)
     want = expected(documents, length)
     last = len(rows[-1]) - 1
@@ -69,20 +69,20 @@ def test_rows_equal_the_definition(length):
 
 def test_pieces_of_any_size_give_the_same_rows(monkeypatch):
     stream = stream_of(random_documents(1, 60))
-    want = [row.tolist() for row in packing.pack([stream], 9)]
+    want = [row.tolist() for row in packing.pack([stream], 10)]
     for flush in (1, 10, 1000):
         monkeypatch.setattr(packing, "_FLUSH_TOKENS", flush)
         for cut in (1, 5, 64):
             pieces = [stream[i : i + cut] for i in range(0, len(stream), cut)]
-            assert [row.tolist() for row in packing.pack(pieces, 9)] == want
+            assert [row.tolist() for row in packing.pack(pieces, 10)] == want
 
 
 def test_rows_overlap_by_one_token():
-    rows = list(packing.pack([np.arange(101)], 10))
+    rows = list(packing.pack([np.arange(101)], 11))
     assert len(rows) == 10
     assert all(a[-1] == b[0] for a, b in itertools.pairwise(rows))
     assert sum(len(row) - 1 for row in rows) == 100
-    assert [len(row) for row in packing.pack([np.arange(12)], 10)] == [11, 2]
+    assert [len(row) for row in packing.pack([np.arange(12)], 11)] == [11, 2]
 
 
 def test_nothing_gives_no_rows():
@@ -90,7 +90,7 @@ def test_nothing_gives_no_rows():
 
 
 def test_attention_across_documents_makes_a_row_one_sequence():
-    rows = list(packing.pack([stream_of(random_documents(2, 10))], 16))
+    rows = list(packing.pack([stream_of(random_documents(2, 10))], 17))
     apart, across = (
         packing.unpack(*padded(rows, 17), bos_id=BOS, cross_document_attention=cross)
         for cross in (False, True)

@@ -32,6 +32,8 @@ class Tokenizer:
     Attributes:
       vocab_size: number of pieces; token ids are below it.
       bos_id, eos_id: the marks before and after a document; text never encodes to them.
+      symbols: ids of the special pieces that `train` was given, by name; text never encodes to
+        them, and they decode to nothing.
     """
 
     def __init__(self, model: bytes):
@@ -42,6 +44,11 @@ class Tokenizer:
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
+        self.symbols: dict[str, int] = {
+            self._processor.id_to_piece(piece_id): piece_id
+            for piece_id in range(self.vocab_size)
+            if self._processor.is_control(piece_id) and piece_id not in (self.bos_id, self.eos_id)
+        }
         self._bytes = [self._read_piece(piece_id) for piece_id in range(self.vocab_size)]
         self._space_mark = [
             self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()
@@ -87,6 +94,19 @@ class Tokenizer:
     def token_bytes(self, piece_id: int) -> bytes:
         """Returns the UTF-8 bytes that one token stands for (none for the marks)."""
         return self._bytes[piece_id]
+
+    def id_of(self, symbol: str) -> int:
+        """Returns the id of the special piece `symbol`.
+
+        Raises:
+          ConfigError: the tokenizer was trained without it.
+        """
+        if symbol not in self.symbols:
+            raise ConfigError(
+                f"the tokenizer has no special piece {symbol!r} (it has: "
+                f"{', '.join(self.symbols) or 'none'}): train it again with that symbol"
+            )
+        return self.symbols[symbol]
 
     def stream(self) -> "StreamDecoder":
         """Returns a decoder that takes one token at a time."""
@@ -147,27 +167,36 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         ) from None
 
 
-def train(texts: Iterable[str], *, vocab_size: int, config: TokenizerConfig, every: int) -> bytes:
+def train(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    config: TokenizerConfig,
+    every: int,
+    symbols: tuple[str, ...] = (),
+) -> bytes:
     """Trains a tokenizer; the same texts give the same bytes.
 
     Args:
       texts: documents or parts of them, in a fixed order.
       vocab_size: pieces wanted, marks and bytes included; short texts may give fewer.
       every: of the chunks of lines that the texts are cut into, each `every`-th is used.
+      symbols: special pieces to make room for, e.g. "<mask>"; see `Tokenizer.symbols`.
 
     Returns:
       the serialized sentencepiece model.
 
     Raises:
-      ConfigError: `vocab_size` has no room for a single piece beside the marks and bytes, or
-        the text holds nothing to learn from.
+      ConfigError: `vocab_size` has no room for a single piece beside the marks, symbols and
+        bytes, or the text holds nothing to learn from.
     """
     import sentencepiece
 
-    if vocab_size <= _FIXED_PIECES:
+    fixed_pieces = _FIXED_PIECES + len(symbols)
+    if vocab_size <= fixed_pieces:
         raise ConfigError(
-            f"model.vocab_size is {vocab_size}: give more than {_FIXED_PIECES} (3 marks and 256 "
-            "bytes come before the first learned piece)"
+            f"model.vocab_size is {vocab_size}: give more than {fixed_pieces} (3 marks, "
+            f"{len(symbols)} symbols and 256 bytes come before the first learned piece)"
         )
     chunks = [
         chunk
@@ -177,7 +206,7 @@ def train(texts: Iterable[str], *, vocab_size: int, config: TokenizerConfig, eve
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_within_alphabet(chunks, (vocab_size - _FIXED_PIECES + 1) // 2)),
+            sentence_iterator=iter(_within_alphabet(chunks, (vocab_size - fixed_pieces + 1) // 2)),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -198,6 +227,7 @@ def train(texts: Iterable[str], *, vocab_size: int, config: TokenizerConfig, eve
             bos_id=_BOS_ID,
             eos_id=_EOS_ID,
             pad_id=-1,
+            control_symbols=list(symbols),
             num_threads=1,
             minloglevel=2,
         )

@@ -1,0 +1,55 @@
+"""A small BERT that fills in hidden words of Python's own standard library.
+
+Command:   python -m experiments.pretrain --config=configs/bert_mlm.py --workdir=runs/bert
+Hardware:  two CPU cores
+Time:      TODO
+Result:    TODO
+
+Masks are drawn anew every time (RoBERTa); --config.objective.whole_word=true hides whole words.
+The encoder is BERT's, with learned positions and post-norm blocks.
+
+Variants: `tiny` trains in seconds; `base` and `large` are BERT's published sizes, for accelerators,
+on the user's own text (--config.data.path=DIR): no result is claimed for them.
+"""
+
+from configs import gpt_quickstart
+from llm_jax.models.bert import PRESETS
+from llm_jax.training.run import default_config
+
+SIZES = {"base": "bert-base-uncased", "large": "bert-large-uncased"}
+
+
+def get_config(variant: str = ""):
+    """Returns the configuration; `variant` is "", "tiny", "base" or "large"."""
+    if variant not in ("", "tiny", *SIZES):
+        raise ValueError(f"variant {variant!r} is unknown: give none, 'tiny', 'base' or 'large'")
+    config = default_config("bert", "masked_lm")
+    config.model.head, config.model.pooler = "masked_lm", False
+    config.model.token_types = 0
+    if variant in SIZES:
+        # Devlin et al. 2018, appendix A.2, with rows of 512 throughout.
+        config.model.update(PRESETS[SIZES[variant]] | {"attention_dropout_rate": 0.0})
+        config.steps, config.batch_size, config.precision = 1_000_000, 256, "bf16"
+        config.data.source, config.data.sequence_length = "text", 512
+        config.optim.name, config.optim.clip_norm = "adamw", 1.0
+        config.optim.learning_rate, config.optim.schedule = 1e-4, "linear"
+        config.optim.warmup_steps, config.optim.weight_decay = 10_000, 0.01
+        config.checkpoint.every = config.evaluation.every = 5_000
+        config.evaluation.batch_size = 256
+        return config
+
+    parent = gpt_quickstart.get_config(variant)
+    config.optim, config.execution = parent.optim, parent.execution
+    config.optim.learning_rate = 5e-3
+    config.optim.warmup_steps = 40
+    config.optim.learning_rate_table = (("(embedding|positions)/.*", 4.0), (".*", 1.0))
+    config.steps, config.batch_size = 800, 16
+    config.model.num_layers = 3
+    for name in ("num_heads", "hidden_size", "vocab_size"):
+        config.model[name] = parent.model[name]
+    config.model.max_positions = config.data.sequence_length = 128
+    config.evaluation.every = 200
+    if variant == "tiny":
+        config.steps, config.batch_size, config.optim.warmup_steps = 20, 8, 2
+        config.evaluation.every, config.evaluation.rows = 10, 16
+    return config

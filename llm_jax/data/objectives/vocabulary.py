@@ -1,0 +1,74 @@
+"""What the objectives need to know of a tokenizer: special ids, words and ends of sentences."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from llm_jax.configuration import ConfigError
+from llm_jax.data.tokenizers import Tokenizer
+
+# A line with the indentation after it, or a sentence with the space after it: `x.y` ends none.
+_SENTENCE_END = re.compile(r"(\n[ \t]*|[.!?]\s+|[。\uff01\uff1f])\Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer's pieces as tables over their ids.
+
+    A word is a run of letters, digits and underscores; any other character stands alone. Two pieces
+    belong to one word where the first does not end a word and the second does not begin one.
+
+    Attributes:
+      size: ids are below it.
+      bos_id, eos_id: the marks before and after a document.
+      pad_id: what fills a row behind its tokens.
+      symbols: ids of special pieces by name, e.g. "<mask>".
+      begins_word: bool [size]; the piece cannot continue the word before it.
+      ends_word: bool [size]; the piece cannot be continued by the one after it.
+      special: bool [size]; marks and symbols, which stand for no text and are never corrupted.
+      line_ends: bool [size]; a line or a sentence ends with the piece.
+    """
+
+    size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    symbols: Mapping[str, int]
+    begins_word: np.ndarray
+    ends_word: np.ndarray
+    special: np.ndarray
+    line_ends: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
+        """Returns the tables of `tokenizer`."""
+        pieces = [tokenizer.token_bytes(piece_id) for piece_id in range(tokenizer.vocab_size)]
+        # A byte of a longer character is text that no word ends at.
+        texts = [piece.decode("utf-8", "replace").replace("\ufffd", "_") for piece in pieces]
+        return cls(
+            size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=0,
+            symbols=dict(tokenizer.symbols),
+            begins_word=np.array([not re.match(r"\w", text) for text in texts]),
+            ends_word=np.array([not re.search(r"\w\Z", text) for text in texts]),
+            special=np.array([not piece for piece in pieces]),
+            line_ends=np.array([bool(_SENTENCE_END.search(text)) for text in texts]),
+        )
+
+    def symbol_ids(self, names: tuple[str, ...]) -> np.ndarray:
+        """Returns the ids of `names` ([len(names)] int32).
+
+        Raises:
+          ConfigError: the tokenizer has not all of them.
+        """
+        missing = [name for name in names if name not in self.symbols]
+        if missing:
+            raise ConfigError(
+                f"the tokenizer has no special piece {missing[0]!r}: prepare the data again with "
+                "this objective"
+            )
+        return np.array([self.symbols[name] for name in names], np.int32)

@@ -1,0 +1,105 @@
+"""What each objective minimizes, for which families, and how much work an example is."""
+
+import dataclasses
+from collections.abc import Callable
+
+from llm_jax import models
+from llm_jax.configuration import ConfigError
+from llm_jax.losses.images import class_loss, masked_patch_loss
+from llm_jax.losses.language_model import next_token_loss
+from llm_jax.losses.masked_language_model import masked_token_loss
+from llm_jax.losses.sequence_to_sequence import target_loss
+from llm_jax.models import encoder_decoder
+from llm_jax.models.flops import Flops
+
+TEXT_TO_TEXT = ("t5", "bart", "seq2seq")
+# What the tokenizers that `llm_jax.data` trains call padding and the end.
+_TOKENS = {"pad_token_id": (0,), "eos_token_id": (2,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An objective's loss.
+
+    Attributes:
+      loss: `(model, params, batch, *, dropout_key, config) -> ((loss_sum, weight_sum), sums)`.
+      families: that can be trained with it.
+      needs: keys of the model's configuration and the values that they must have.
+    """
+
+    loss: Callable
+    families: tuple[str, ...]
+    needs: dict[str, tuple] = dataclasses.field(default_factory=dict)
+
+
+TASKS = {
+    "next_token": Task(next_token_loss, models.DECODERS),
+    "fill_in_the_middle": Task(next_token_loss, models.DECODERS),
+    "masked_lm": Task(masked_token_loss, ("bert",), {"head": ("masked_lm",)}),
+    "span_corruption": Task(target_loss, TEXT_TO_TEXT, _TOKENS),
+    "denoising": Task(target_loss, TEXT_TO_TEXT, _TOKENS),
+    "pairs": Task(target_loss, TEXT_TO_TEXT, _TOKENS),
+    "classification": Task(class_loss, ("vit",), {"head": ("classification", "distilled")}),
+    "masked_patches": Task(masked_patch_loss, ("vit",), {"head": ("pixels",)}),
+}
+
+
+def check(objective, model_config) -> None:
+    """Raises ConfigError if a model of `model_config` cannot be trained with `objective`."""
+    task = TASKS[objective.name]
+    if model_config.family not in task.families:
+        fitting = [name for name, other in TASKS.items() if model_config.family in other.families]
+        raise ConfigError(
+            f"objective.name {objective.name!r} trains {', '.join(task.families)}, not "
+            f"model.family {model_config.family!r}: " + (
+                f"choose one of {', '.join(fitting)}" if fitting else "choose another family"
+            )
+        )  # fmt: skip
+    for key, values in task.needs.items():
+        if getattr(model_config, key) not in values:
+            raise ConfigError(
+                f"model.{key} is {getattr(model_config, key)!r}, and objective.name "
+                f"{objective.name!r} needs {' or '.join(map(repr, values))}: set model.{key}"
+            )
+    sizes = (getattr(c, "patch_size", None) for c in (objective, model_config))
+    if task.loss is masked_patch_loss and len(set(sizes)) == 2:
+        raise ConfigError(
+            f"objective.patch_size is {objective.patch_size} and model.patch_size "
+            f"{model_config.patch_size}: give one size"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """How much an example is.
+
+    Attributes:
+      tokens: that the model sees: of a source and a target both, of an image its patches.
+      flops: of training on one of them.
+    """
+
+    tokens: int
+    flops: Flops
+
+
+def work(objective, model: models.Model, sequence_length: int) -> Work:
+    """Returns the work of one example.
+
+    Args:
+      objective: of `llm_jax.data.objectives`.
+      model: that is trained.
+      sequence_length: of `data`; images take none.
+    """
+    if objective.kind == "images":
+        length = model.config.grid**2 + model.config.special_tokens + model.config.num_registers
+        return Work(length, model.flops_per_token(length))
+    sizes = objective.lengths(sequence_length)
+    if "source" not in sizes:
+        return Work(sequence_length, model.flops_per_token(sequence_length))
+    source, target = sizes["source"], sizes["targets"]
+    flops = encoder_decoder.flops(model.config, source / target, source, target)
+    share = target / (source + target)  # those are a target token's
+    flops = dataclasses.replace(
+        flops, matmul=flops.matmul * share, attention=flops.attention * share
+    )
+    return Work(source + target, flops)
