@@ -23,6 +23,8 @@ def get_config(variant: str = ""):
     if variant not in ("", "dense", "tiny"):
         raise ValueError(f"variant {variant!r} is unknown: give none, 'dense' or 'tiny'")
     config = llama_quickstart.get_config("tiny" if variant == "tiny" else "")
+    if variant != "tiny":
+        config.steps = 250
     if variant != "dense":
         parent = config.model
         config.model = default_config("mixtral").model

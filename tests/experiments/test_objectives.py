@@ -67,6 +67,7 @@ def check_use(workdir, outcome, *keys):
         assert again[key] == pytest.approx(outcome[key], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "flags"), TEXT, ids=[name for name, _ in TEXT])
 def test_text(name, flags, text, tmp_path):
     flags = (
@@ -99,7 +100,7 @@ def test_pairs(pairs, tmp_path):
     check_use(tmp_path / "run", outcome)
 
 
-@pytest.mark.parametrize("variant", ["tiny", "masked"])
+@pytest.mark.parametrize("variant", ["tiny", pytest.param("masked", marks=pytest.mark.slow)])
 def test_images(variant, images, tmp_path):
     outcome = trained(
         tmp_path / "run", f"--config=configs/vit_mnist.py:{variant}",

@@ -136,6 +136,10 @@ def test_targets_cost_what_the_whole_logits_say(family, more, smoothing):
     assert weight == 10
 
 
+def test_the_decoder_sees_the_targets_one_place_later():
+    assert shifted_right(np.array([[5, 6, 7]]), 2).tolist() == [[2, 5, 6]]
+
+
 def image_batch():
     draw = np.random.default_rng(2)
     return {
