@@ -2,8 +2,9 @@
 
 Command:   python -m experiments.pretrain --config=configs/bert_mlm.py --workdir=runs/bert
 Hardware:  two CPU cores
-Time:      TODO
-Result:    TODO
+Time:      196 s of training on two noisy Xeon cores
+Result:    5.254 nats per hidden token on the held-out modules, perplexity 191; the pieces' own
+           frequencies give 5.991 (2026-11-22)
 
 Masks are drawn anew every time (RoBERTa); --config.objective.whole_word=true hides whole words.
 The encoder is BERT's, with learned positions and post-norm blocks.

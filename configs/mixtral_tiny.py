@@ -4,8 +4,8 @@ Command:   python -m experiments.pretrain --config=configs/mixtral_tiny.py --wor
            python -m experiments.pretrain --config=configs/mixtral_tiny.py:dense \\
                --workdir=runs/dense
 Hardware:  two CPU cores
-Time:      TODO
-Result:    TODO
+Time:      120 to 180 s of training each on two noisy Xeon cores
+Result:    1.8849 bits per byte on the held-out modules, the twin 1.9050 (2026-11-22)
 
 A token passes through two of eight experts, each half as wide as the MLP of the twin: both spend
 the same on a token.

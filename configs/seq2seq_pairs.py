@@ -2,8 +2,9 @@
 
 Command:   python -m experiments.pretrain --config=configs/seq2seq_pairs.py --workdir=runs/names
 Hardware:  two CPU cores
-Time:      TODO
-Result:    TODO
+Time:      about 5 min of training on two quiet Xeon cores (497 s beside two other jobs)
+Result:    4.900 nats per token of the held-out names, word F1 2.1% (2026-11-22): 16,000 examples
+           teach it little; more steps are for a faster machine
 
 Label smoothing is the paper's (Vaswani et al. 2017), the optimizer the quickstart's. Any other
 pairs do, such as a translation's: --config.data.source=pairs --config.data.path=FILE.tsv.

@@ -14,6 +14,7 @@ MORE = {
     "bert_mlm": ("base", "large"),
     "t5_span": ("bart", "base", "large"),
     "vit_mnist": ("masked",),
+    "vit_pretrain": ("large",),
     "mixtral_tiny": ("dense",),
     "llama_pretrain": ("8b", "70b"),
 }

@@ -33,8 +33,9 @@ def test_the_pages_show_every_experiment():
     assert shown == there
 
 
-# Those with --init_from name a folder of the reader's: tests/generation has such folders.
-HERE = [each for each in commands() if not any("init_from=" in flag for flag in each)]
+# Those that need a folder of the reader's, or a Llama: tests/generation and test_long_context.
+ELSEWHERE = re.compile("--(init_from|rope_scaling)=")
+HERE = [each for each in commands() if not any(map(ELSEWHERE.match, each))]
 
 
 @pytest.mark.slow

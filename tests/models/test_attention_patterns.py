@@ -39,7 +39,7 @@ def run(model, params, tokens):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "bert"])  # a decoder and an encoder
 def test_a_choice_changes_what_a_token_sees_and_any_mesh_agrees(family, choice):
     model, params = built(family, **CHOICES[choice])
     out = run(model, params, TOKENS)
@@ -62,7 +62,7 @@ def test_a_choice_changes_what_a_token_sees_and_any_mesh_agrees(family, choice):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", [name for name in CHOICES if name != "linear"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2"])
 def test_decoding_with_a_cache_is_the_forward_pass(family, choice):
     model, params = built(family, **CHOICES[choice])
     expected, _ = jax.jit(lambda *x: model.hidden(*x))(params, TOKENS)
