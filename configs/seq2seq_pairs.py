@@ -51,5 +51,6 @@ def get_config(variant: str = ""):
         config.model.vocab_size = 512
         config.data.sequence_length = 32
         config.optim.warmup_steps = 2
+        config.optim.learning_rate_table = ((".*", 1.0),)
         config.evaluation.every, config.evaluation.rows = 10, 16
     return config

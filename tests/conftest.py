@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,5 +12,19 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def asset():
+    """A function: a path below .cache/assets, which `make assets` fills; skips where it is not."""
+
+    def find(name):
+        path = Path(__file__).parents[1] / ".cache" / "assets" / name
+        if not path.exists():
+            pytest.skip(f"{name} is missing: make assets")
+        return path
+
+    return find

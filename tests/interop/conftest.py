@@ -24,19 +24,6 @@ def reference(tmp_path):
     return make
 
 
-@pytest.fixture(scope="session")
-def asset():
-    """A function: a path below .cache/assets, which `make assets` fills; skips where it is not."""
-
-    def find(name):
-        path = Path(__file__).parents[2] / ".cache" / "assets" / name
-        if not path.exists():
-            pytest.skip(f"{name} is missing: make assets")
-        return path
-
-    return find
-
-
 def pytest_collection_modifyitems(items):
     """Of each comparison with the reference the first configuration is quick, the others slow."""
     seen = set()
