@@ -96,6 +96,7 @@ def test_a_function_loses_its_name_wherever_it_stands(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_functions_of_the_library_are_held_out_by_module():
     source = pairs_module.open_pairs(DataConfig(source="functions"))
     train, held_out = ({d.name for d in source.documents(s)} for s in ("train", "validation"))

@@ -23,6 +23,7 @@ def test_word_f1_by_hand(target, text, want):
     assert word_f1(target, text) == pytest.approx(want)
 
 
+@pytest.mark.slow
 def test_written_targets_are_the_models_own_and_are_counted(tmp_path):
     lines = [f"the number {n} is\tz{n % 3}" for n in range(300)]
     (tmp_path / "pairs.tsv").write_text("\n".join(lines))
