@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import entry
+from experiments import entry, peers
 from llm_jax import interop, models
 from llm_jax.configuration import ConfigError
 from llm_jax.generation import Engine, SamplingOptions
@@ -49,52 +49,6 @@ def ours(model, params) -> Callable[[list[int], int], tuple[float, float, list[i
     return write
 
 
-class _Clock:
-    """A streamer of `transformers` that notes when each token came."""
-
-    def __init__(self):
-        self.times = []
-
-    def put(self, value):
-        self.times.append(time.perf_counter())
-
-    def end(self):
-        pass
-
-
-def transformers_writer(path: Path) -> Callable[[list[int], int], tuple[float, float, list[int]]]:
-    """Returns what `ours` does, of `transformers` reading the same file.
-
-    Raises:
-      ConfigError: torch or transformers is not installed.
-    """
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM
-    except ImportError as error:
-        raise ConfigError(
-            "--peer=transformers needs torch and transformers: make setup-dev"
-        ) from error
-    file = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    folder = path.parent if file else path
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file).eval()
-
-    def write(prompt, count):
-        clock, began = _Clock(), time.perf_counter()
-        with torch.inference_mode():
-            tokens = network.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None,
-                pad_token_id=0, streamer=clock,
-            )  # fmt: skip
-        seconds = time.perf_counter() - began
-        # The first note is the prompt's; the rate is that behind the second token.
-        span = clock.times[-1] - clock.times[2] if count > 2 else 0.0
-        return seconds, (count - 2) / span if span else 0.0, tokens[0, len(prompt) :].tolist()
-
-    return write
-
-
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
     path = entry.required(INIT_FROM)
@@ -105,7 +59,7 @@ def main() -> dict:
     model = models.build(config)
     sides = {"": ours(model, params)}
     if PEER.value:
-        sides["peer_"] = transformers_writer(Path(path))
+        sides["peer_"] = peers.transformers_writer(Path(path))
     rng = np.random.default_rng(0)
     prompt = rng.integers(config.vocab_size, size=PROMPT_TOKENS.value).tolist()
     context = rng.integers(config.vocab_size, size=CONTEXT_TOKENS.value).tolist()

@@ -46,7 +46,7 @@ from llm_jax.data import PretrainedTokenizer, load_tokenizer
 from llm_jax.generation import Draft, Engine, SamplingOptions
 from llm_jax.generation.beam import BeamOptions
 from llm_jax.generation.display import Display
-from llm_jax.generation.search import ENCODER_DECODERS, search
+from llm_jax.generation.search import search
 from llm_jax.training.restore import load_model
 
 flags.adopt_module_key_flags(entry)
@@ -106,7 +106,7 @@ def main() -> dict:
         restored = load_model(entry.required(WORKDIR), step)
         model, params, step = restored.model, restored.params, restored.step
         tokenizer, source = load_tokenizer(restored.tokenizer_path), WORKDIR.value
-    is_source = model.config.family in ENCODER_DECODERS
+    is_source = model.config.family in models.TEXT_TO_TEXT
     if is_source and not beams:
         raise ConfigError("an encoder-decoder is searched: give --num_beams (1 is greedy)")
     print(f"step {step} of {source}, {options}", file=sys.stderr)

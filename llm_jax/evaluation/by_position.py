@@ -11,10 +11,9 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data import eval_batches
+from llm_jax.evaluation.perplexity import placement
 from llm_jax.losses.cross_entropy import cross_entropy_from_hidden
 from llm_jax.models import Model
-from llm_jax.parallel.mesh import BATCH_AXES
-from llm_jax.parallel.sharding import batch_sharding
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -57,8 +56,7 @@ def loss_by_position(model: Model, params, rows, *, batch_size: int, width: int)
     length = rows.sequence_length
     if width < 1 or length % width:
         raise ConfigError(f"a range of {width} tokens does not divide rows of {length}: change it")
-    sharding = batch_sharding(jax.tree.leaves(params)[0].sharding.mesh)
-    shards = math.prod(sharding.mesh.shape[axis] for axis in BATCH_AXES)
+    place, shards = placement(params)
     sums = np.zeros((2, length // width))
     batches = eval_batches(
         rows,
@@ -67,10 +65,7 @@ def loss_by_position(model: Model, params, rows, *, batch_size: int, width: int)
         process_count=jax.process_count(),
     )
     for batch in batches:
-        placed = {
-            name: jax.make_array_from_process_local_data(sharding, value)
-            for name, value in batch.items()
-        }
+        placed = jax.tree.map(place, batch)
         sums += np.asarray(_sums(model, width, params, placed), np.float64)
     nats, weights = sums
     return {

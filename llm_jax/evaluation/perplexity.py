@@ -59,7 +59,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
-    place, shards = _placement(params)
+    place, shards = placement(params)
     batch_size = math.ceil(batch_size / shards) * shards
     batches = eval_batches(
         rows,
@@ -92,7 +92,7 @@ def _floats(sums: dict) -> dict[str, float]:
     return {name: float(value) for name, value in sums.items()}
 
 
-def _placement(params):
+def placement(params):
     """Returns `(place, shards)`: how a batch reaches the parameters' devices, in how many parts."""
     sharding = jax.tree.leaves(params)[0].sharding
     if not isinstance(sharding, NamedSharding):

@@ -7,9 +7,7 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.generation.beam import BeamOptions, continue_prompts, decode_sources
-from llm_jax.models import DECODERS
-
-ENCODER_DECODERS = ("t5", "bart", "seq2seq")
+from llm_jax.models import DECODERS, TEXT_TO_TEXT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +49,11 @@ def search(
     if config.family in DECODERS:
         ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         run, given = continue_prompts, prompts
-    elif config.family in ENCODER_DECODERS:
+    elif config.family in TEXT_TO_TEXT:
         ends = (config.eos_token_id,)
         run, given = decode_sources, _sources(config, prompts, options)
     else:
-        known = ", ".join((*DECODERS, *ENCODER_DECODERS))
+        known = ", ".join((*DECODERS, *TEXT_TO_TEXT))
         raise ConfigError(f"model.family {config.family!r} writes no text: this takes {known}")
     vocab_size = min(config.vocab_size, tokenizer.vocab_size)
     beams = run(model, params, given, options, end_ids=ends, vocab_size=vocab_size)

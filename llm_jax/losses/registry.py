@@ -12,7 +12,6 @@ from llm_jax.losses.sequence_to_sequence import target_loss
 from llm_jax.models import encoder_decoder
 from llm_jax.models.flops import Flops
 
-TEXT_TO_TEXT = ("t5", "bart", "seq2seq")
 # What the tokenizers that `llm_jax.data` trains call padding and the end.
 _TOKENS = {"pad_token_id": (0,), "eos_token_id": (2,)}
 
@@ -25,22 +24,26 @@ class Task:
       loss: `(model, params, batch, *, dropout_key, config) -> ((loss_sum, weight_sum), sums)`.
       families: that can be trained with it.
       needs: keys of the model's configuration and the values that they must have.
+      shared: keys of the objective that must be as the model's.
     """
 
     loss: Callable
     families: tuple[str, ...]
     needs: dict[str, tuple] = dataclasses.field(default_factory=dict)
+    shared: tuple[str, ...] = ()
 
 
 TASKS = {
     "next_token": Task(next_token_loss, models.DECODERS),
     "fill_in_the_middle": Task(next_token_loss, models.DECODERS),
     "masked_lm": Task(masked_token_loss, ("bert",), {"head": ("masked_lm",)}),
-    "span_corruption": Task(target_loss, TEXT_TO_TEXT, _TOKENS),
-    "denoising": Task(target_loss, TEXT_TO_TEXT, _TOKENS),
-    "pairs": Task(target_loss, TEXT_TO_TEXT, _TOKENS),
+    "span_corruption": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
+    "denoising": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
+    "pairs": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "classification": Task(class_loss, ("vit",), {"head": ("classification", "distilled")}),
-    "masked_patches": Task(masked_patch_loss, ("vit",), {"head": ("pixels",)}),
+    "masked_patches": Task(
+        masked_patch_loss, ("vit",), {"head": ("pixels",)}, shared=("patch_size",)
+    ),
 }
 
 
@@ -61,12 +64,10 @@ def check(objective, model_config) -> None:
                 f"model.{key} is {getattr(model_config, key)!r}, and objective.name "
                 f"{objective.name!r} needs {' or '.join(map(repr, values))}: set model.{key}"
             )
-    sizes = (getattr(c, "patch_size", None) for c in (objective, model_config))
-    if task.loss is masked_patch_loss and len(set(sizes)) == 2:
-        raise ConfigError(
-            f"objective.patch_size is {objective.patch_size} and model.patch_size "
-            f"{model_config.patch_size}: give one size"
-        )
+    for key in task.shared:
+        asked, has = (getattr(config, key) for config in (objective, model_config))
+        if asked != has:
+            raise ConfigError(f"objective.{key} is {asked} and model.{key} {has}: give one value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,10 @@ def work(objective, model: models.Model, sequence_length: int) -> Work:
         length = model.config.grid**2 + model.config.special_tokens + model.config.num_registers
         return Work(length, model.flops_per_token(length))
     sizes = objective.lengths(sequence_length)
+    if "picked" in sizes:
+        share = sizes["picked"] / sequence_length
+        flops = model.family.flops_per_token(model.config, sequence_length, predicted=share)
+        return Work(sequence_length, flops)
     if "source" not in sizes:
         return Work(sequence_length, model.flops_per_token(sequence_length))
     source, target = sizes["source"], sizes["targets"]

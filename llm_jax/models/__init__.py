@@ -37,6 +37,9 @@ FAMILIES = {
 # Those that predict the next token by `Model.hidden` and `Model.logits`.
 DECODERS = ("gpt2", "llama", "mixtral")
 
+# Those that write a target for a source text.
+TEXT_TO_TEXT = ("t5", "bart", "seq2seq")
+
 
 @dataclasses.dataclass(frozen=True)
 class Execution:

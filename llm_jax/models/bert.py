@@ -343,16 +343,16 @@ def output_embedding(config: Config, params):
     return params["embedding"]["table"]
 
 
-def flops_per_token(config: Config, sequence_length: int) -> Flops:
+def flops_per_token(config: Config, sequence_length: int, predicted: float = 1.0) -> Flops:
     """Floating-point operations of training on one token; see `llm_jax.models.flops`.
 
     Each token sees the whole row, so that nothing of the attention may be halved: it stands with
-    the matrix products.
+    the matrix products. Logits are made of a share `predicted` of the tokens.
     """
     size = config.hidden_size
     weights = config.num_layers * (4 * size * size + 2 * size * config.size_of_mlp)
     if config.head == "masked_lm":
-        weights += size * size + config.padded_vocab * size
+        weights += size * size + predicted * config.padded_vocab * size
     keys = row_keys(
         sequence_length,
         head_dim=config.size_of_head,

@@ -17,10 +17,8 @@ def vocabulary(size=SIZE):
     symbols |= {f"<extra_id_{index}>": FIRST_SENTINEL + index for index in range(100)}
     special = ids < FIRST_TEXT
     return Vocabulary(
-        size=size,
         bos_id=BOS,
         eos_id=EOS,
-        pad_id=0,
         symbols=symbols,
         begins_word=special | (ids % 2 == 0),
         ends_word=special,

@@ -198,6 +198,20 @@ def test_a_model_without_the_head_is_refused():
         registry.check(OBJECTIVES["span_corruption"](), config)
 
 
+def test_work_of_masked_tokens_counts_the_logits_that_are_made():
+    model, _ = made("bert", BERT)
+    whole = model.flops_per_token(40).total
+    objective = OBJECTIVES["masked_lm"](mask_rate=0.25)
+    head = 6.0 * model.config.padded_vocab * model.config.hidden_size
+    assert registry.work(objective, model, 40).flops.total == pytest.approx(whole - 0.75 * head)
+
+
+def test_patches_of_another_size_than_the_models_are_refused():
+    head = {"family": "vit", "head": "pixels", "mask_token": True, **VIT}
+    with pytest.raises(ConfigError, match="objective.patch_size is 16 and model.patch_size 4"):
+        registry.check(OBJECTIVES["masked_patches"](), models.parse_config(head))
+
+
 def test_work_of_an_example_counts_source_and_target():
     model, _ = made("t5", SEQ2SEQ | {"head_dim": 16})
     work = registry.work(OBJECTIVES["pairs"](target_length=10), model, 30)

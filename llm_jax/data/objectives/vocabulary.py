@@ -21,20 +21,16 @@ class Vocabulary:
     belong to one word where the first does not end a word and the second does not begin one.
 
     Attributes:
-      size: ids are below it.
       bos_id, eos_id: the marks before and after a document.
-      pad_id: what fills a row behind its tokens.
       symbols: ids of special pieces by name, e.g. "<mask>".
-      begins_word: bool [size]; the piece cannot continue the word before it.
-      ends_word: bool [size]; the piece cannot be continued by the one after it.
-      special: bool [size]; marks and symbols, which stand for no text and are never corrupted.
-      line_ends: bool [size]; a line or a sentence ends with the piece.
+      begins_word: bool [vocabulary]; the piece cannot continue the word before it.
+      ends_word: bool [vocabulary]; the piece cannot be continued by the one after it.
+      special: bool [vocabulary]; marks and symbols, no text: they are never corrupted.
+      line_ends: bool [vocabulary]; a line or a sentence ends with the piece.
     """
 
-    size: int
     bos_id: int
     eos_id: int
-    pad_id: int
     symbols: Mapping[str, int]
     begins_word: np.ndarray
     ends_word: np.ndarray
@@ -48,10 +44,8 @@ class Vocabulary:
         # A byte of a longer character is text that no word ends at.
         texts = [piece.decode("utf-8", "replace").replace("\ufffd", "_") for piece in pieces]
         return cls(
-            size=tokenizer.vocab_size,
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
-            pad_id=0,
             symbols=dict(tokenizer.symbols),
             begins_word=np.array([not re.match(r"\w", text) for text in texts]),
             ends_word=np.array([not re.search(r"\w\Z", text) for text in texts]),

@@ -95,19 +95,6 @@ class Tokenizer:
         """Returns the UTF-8 bytes that one token stands for (none for the marks)."""
         return self._bytes[piece_id]
 
-    def id_of(self, symbol: str) -> int:
-        """Returns the id of the special piece `symbol`.
-
-        Raises:
-          ConfigError: the tokenizer was trained without it.
-        """
-        if symbol not in self.symbols:
-            raise ConfigError(
-                f"the tokenizer has no special piece {symbol!r} (it has: "
-                f"{', '.join(self.symbols) or 'none'}): train it again with that symbol"
-            )
-        return self.symbols[symbol]
-
     def stream(self) -> "StreamDecoder":
         """Returns a decoder that takes one token at a time."""
         return StreamDecoder(self)
