@@ -33,8 +33,9 @@ def test_the_pages_show_every_experiment():
     assert shown == there
 
 
-# Those that need a folder of the reader's, or a Llama: tests/generation and test_long_context.
-ELSEWHERE = re.compile("--(init_from|rope_scaling)=")
+# Those that need a folder of the reader's, or a Llama: tests/generation and test_long_context;
+# and the one line for many configurations: test_configs and test_objectives.
+ELSEWHERE = re.compile("--(init_from|rope_scaling)=|.*NAME")
 HERE = [each for each in commands() if not any(map(ELSEWHERE.match, each))]
 
 
