@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.configuration import ConfigError
+from llm_jax.generation import steps
 
 # Beams that are not there; large against any sum of log-probabilities.
 NONE = -1.0e9
@@ -311,11 +312,8 @@ def continue_prompts(
 
 @functools.partial(jax.jit, static_argnames=("model", "total"))
 def _read_prompts(model, params, tokens, lengths, total: int):
-    places = jnp.arange(tokens.shape[1])
-    positions = jnp.where(places < lengths[:, None], places, -1)
-    cache = model.init_cache(tokens.shape[0], total)
-    hidden, cache = model.hidden(params, tokens, positions=positions, cache=cache)
-    return model.logits(params, hidden[jnp.arange(tokens.shape[0]), lengths - 1]), cache
+    last, cache = steps.read(model, params, tokens, lengths, total)
+    return model.logits(params, last), cache
 
 
 @functools.cache

@@ -108,11 +108,8 @@ def write(
 @functools.partial(jax.jit, static_argnames=("model", "length", "ahead", "vocab_size"))
 def _read(model, params, *, tokens, lengths, length, ahead, vocab_size):
     """Returns the first new tokens [B] behind the prompts, and the cache."""
-    batch, width = tokens.shape
-    places = jnp.where(jnp.arange(width) < lengths[:, None], jnp.arange(width), -1)
-    cache = model.init_cache(batch, length, ahead=ahead)
-    hidden, cache = model.hidden(params, tokens, positions=places, cache=cache)
-    return _likeliest(model, params, hidden[jnp.arange(batch), lengths - 1], vocab_size), cache
+    last, cache = steps.read(model, params, tokens, lengths, length, ahead)
+    return _likeliest(model, params, last, vocab_size), cache
 
 
 def _likeliest(model, params, hidden, vocab_size):

@@ -61,20 +61,34 @@ def _choose(model, params, hidden, seen, keys, positions, rows, stages, vocab_si
     return tokens, seen
 
 
+def read(model, params, tokens, lengths, length: int, ahead: int = 0):
+    """Reads prompts; returns the hidden state [B, D] of each one's last token, and the cache.
+
+    Args:
+      model: a `llm_jax.models.Model`.
+      params: its parameters.
+      tokens: int32 [B, S], padded on the right.
+      lengths: int32 [B], of the prompts.
+      length, ahead: of `Model.init_cache`.
+    """
+    batch, width = tokens.shape
+    cache = model.init_cache(batch, length, ahead=ahead)
+    positions = None
+    if width > cache["key"].shape[3]:
+        # Padding would take the slots of tokens in a ring; elsewhere new tokens cover it.
+        positions = jnp.where(jnp.arange(width) < lengths[:, None], jnp.arange(width), -1)
+    hidden, cache = model.hidden(params, tokens, positions=positions, cache=cache)
+    return hidden[jnp.arange(batch), lengths - 1], cache
+
+
 @functools.partial(jax.jit, static_argnames=("model", "length", "stages", "vocab_size"))
 def prefill(model, params, tokens, lengths, keys, rows, *, length, stages, vocab_size):
     """Reads the prompts `tokens [B, S]` of `lengths [B]`; returns the first new tokens [B]."""
-    batch, width = tokens.shape
-    inside = jnp.arange(width) < lengths[:, None]
-    hidden, cache = model.hidden(
-        params,
-        tokens,
-        positions=jnp.where(inside, jnp.arange(width), -1),
-        cache=model.init_cache(batch, length),
-    )
-    last = hidden[jnp.arange(batch), lengths - 1]
+    last, cache = read(model, params, tokens, lengths, length)
     seen = None
     if stages.repetition:
+        batch, width = tokens.shape
+        inside = jnp.arange(width) < lengths[:, None]
         seen = jnp.zeros((batch, vocab_size), bool)
         seen = seen.at[jnp.arange(batch)[:, None], jnp.where(inside, tokens, vocab_size)].set(
             True, mode="drop"

@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from llm_jax.kernels.attention import Mask, Scores, attention
@@ -67,8 +68,8 @@ class Attention(nn.Module):
 
         Args:
           x: [B, T, D].
-          mask: who sees whom; its `query_positions` are the slots that a cache is written at, and
-            with `key_positions`, of `ring_positions`, the cache is a ring.
+          mask: who sees whom; its `query_positions` are the slots that a cache is written at, the
+            first ones without, and with `key_positions`, of `ring_positions`, the cache is a ring.
           memory: None, or [B, S, D], where keys and values come from in place of `x`; or a pair of
             keys and values [B, S, K, H] that `memory_kv` made of it.
           rotary: tables of `llm_jax.layers.rope`, or None.
@@ -91,7 +92,9 @@ class Attention(nn.Module):
             if mask.key_positions is not None:
                 places = _ring_slots(places, caches[0].shape[3])
             kv = tuple(_write(cache, x, layer, places) for cache, x in zip(caches, (key, value)))
-            if mask.key_positions is None or x.shape[1] == 1:
+            if places is None:
+                pass  # The first tokens see what they wrote themselves, and nothing else.
+            elif mask.key_positions is None or x.shape[1] == 1:
                 key, value = (jnp.swapaxes(cache[layer], 1, 2).astype(self.dtype) for cache in kv)
             else:
                 # Tokens that are written together may take slots that the first of them reads.
@@ -180,7 +183,13 @@ def _ring_slots(positions, slots: int):
 
 
 def _write(cache, new, layer, positions):
-    """Writes `new [B, T, K, H]` at slots `positions [B, T]` of `cache [L, B, K, S, H]`."""
+    """Writes `new [B, T, K, H]` at slots `positions [B, T]` of `cache [L, B, K, S, H]`.
+
+    Without positions they are the first T.
+    """
+    if positions is None:
+        new = jnp.swapaxes(new, 1, 2)[None].astype(cache.dtype)
+        return jax.lax.dynamic_update_slice(cache, new, (layer, 0, 0, 0, 0))
     batch, length = positions.shape
     size = cache.shape[3]
     inside = (positions >= 0) & (positions < size)

@@ -189,7 +189,8 @@ class Model:
           positions: int32 [B, T], each token's place in its document; None means `0 .. T-1`.
             With a cache also the slot that the token is written to and sees up to; a token at a
             negative position, or behind the end of a cache that is no ring, is not written and
-            its result is void.
+            its result is void. A text's beginning is read fastest without positions
+            (where a cache is a ring, only rows without padding).
           segment_ids: int32 [B, T]: tokens attend within their own segment only (no cache).
           dropout_key: turns dropout on.
           example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
@@ -199,8 +200,8 @@ class Model:
           `(hidden [B, T, D], cache)`, the first in `dtype`, behind the final norm.
 
         Raises:
-          ConfigError: the family is no decoder, T is longer than the model's positions, or a cache
-            came without positions or with segments.
+          ConfigError: the family is no decoder, T is longer than the model's positions or than a
+            cache that came without positions, or a cache came with segments.
         """
         require_decoder(self.config)
         if positions is None and tokens.shape[1] > self.config.max_positions:
@@ -208,8 +209,15 @@ class Model:
                 f"a sequence of {tokens.shape[1]} tokens is longer than the model's "
                 f"{self.config.max_positions} positions: raise model.max_positions or shorten it"
             )
-        if cache is not None and (positions is None or segment_ids is not None):
-            raise ConfigError("a cache needs positions and takes no segment_ids")
+        if cache is not None and segment_ids is not None:
+            raise ConfigError("a cache takes no segment_ids: give one document in each row")
+        if cache is not None and positions is None:
+            length, slots = tokens.shape[1], cache["key"].shape[3]
+            if slots < self.cache_slots(length):
+                raise ConfigError(
+                    f"{length} tokens do not fit a cache of {slots} slots: give it more, or give "
+                    "the tokens their positions"
+                )
         if dropout_key is not None and example_ids is None:
             example_ids = jnp.arange(tokens.shape[0])
         return self.apply(

@@ -195,7 +195,7 @@ class Transformer(nn.Module):
         x = constrain(x, ("batch", "length", "embed"))
 
         mask = Mask(
-            None if cache is None else places, segment_ids, segment_ids, config.window,
+            None if cache is None else positions, segment_ids, segment_ids, config.window,
             pattern=config.attention_pattern,
         )  # fmt: skip
         blocks = stack(

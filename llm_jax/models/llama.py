@@ -223,12 +223,14 @@ class Transformer(nn.Module):
         places = np.arange(tokens.shape[1])[None, :] if positions is None else positions
         rotary, layer = positions_by_layer(config, places)
         mask = Mask(
-            None if cache is None else places, segment_ids, segment_ids,
+            None if cache is None else positions, segment_ids, segment_ids,
             pattern=config.attention_pattern,
         )  # fmt: skip
         slots = 0 if cache is None else cache["key"].shape[3]
         if all(config.sliding) and slots >= config.window:
-            mask = dataclasses.replace(mask, key_positions=ring_positions(places, slots))
+            places = jnp.broadcast_to(places, tokens.shape)
+            keys = ring_positions(places, slots)
+            mask = dataclasses.replace(mask, query_positions=places, key_positions=keys)
         blocks = stack(
             self.block_module,
             num_layers=config.num_layers,

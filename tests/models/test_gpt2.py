@@ -163,8 +163,9 @@ def test_logits_and_gradients_equal_transformers(reference, attention):
     close_trees(got, expected)
 
 
+@pytest.mark.parametrize("places", ["given", "from_zero"])
 @pytest.mark.parametrize("mapping", [TINY, MODERN], ids=["gpt2", "modern"])
-def test_cached_decoding_equals_the_full_forward_pass(mapping):
+def test_cached_decoding_equals_the_full_forward_pass(mapping, places):
     model, params = tiny(mapping=mapping)
     tokens = batch_of()["tokens"]
     expected, _ = model.hidden(params, tokens)
@@ -176,7 +177,7 @@ def test_cached_decoding_equals_the_full_forward_pass(mapping):
             params, tokens, positions=positions, cache=cache
         )
     )
-    hidden, cache = run(tokens[:, :11], prompt, cache)
+    hidden, cache = run(tokens[:, :11], prompt if places == "given" else None, cache)
     for row, length in enumerate(lengths):
         close(hidden[row, :length], expected[row, :length])
     for _ in range(13):
@@ -184,6 +185,12 @@ def test_cached_decoding_equals_the_full_forward_pass(mapping):
         hidden, cache = run(row_tokens, lengths[:, None], cache)
         close(hidden[:, 0], np.asarray(expected)[np.arange(3), lengths])
         lengths = lengths + 1
+
+
+def test_a_cache_too_short_for_a_text_is_refused():
+    model, params = tiny()
+    with pytest.raises(ConfigError, match="24 tokens do not fit a cache of 8 slots"):
+        model.hidden(params, batch_of()["tokens"], cache=model.init_cache(3, 8))
 
 
 @pytest.mark.parametrize(
