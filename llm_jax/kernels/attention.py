@@ -16,6 +16,8 @@ from llm_jax.kernels.chunked import CHUNK, chunked
 from llm_jax.kernels.linear_attention import linear_attention
 from llm_jax.kernels.mask import MASKED, Mask, Scores, Span
 from llm_jax.kernels.pattern import Pattern
+from llm_jax.parallel.ring import ring_attention
+from llm_jax.parallel.sharding import axis_size, constrain
 
 
 def plain(query, key, value, mask: Mask, scores: Scores = Scores(), *, bias=None, drop=None):
@@ -66,11 +68,20 @@ IMPLEMENTATIONS = {
 }
 
 
-def check(implementation: str) -> None:
-    """Raises ConfigError if `implementation` is neither "auto" nor in `IMPLEMENTATIONS`."""
-    if implementation not in ("auto", *IMPLEMENTATIONS):
-        known = ", ".join(["auto", *IMPLEMENTATIONS])
+# How rows that are divided over the mesh axis `seq` are attended to; on one device, as "auto".
+DIVIDED = ("ring", "all_to_all")
+
+
+def check(implementation: str, pattern: Pattern = Pattern()) -> None:
+    """Raises ConfigError if `implementation` is unknown, or a linear pattern's is not "auto"."""
+    if implementation not in ("auto", *IMPLEMENTATIONS, *DIVIDED):
+        known = ", ".join(["auto", *IMPLEMENTATIONS, *DIVIDED])
         raise ConfigError(f"attention {implementation!r} is unknown: choose one of {known}")
+    if pattern.linear and implementation != "auto":
+        raise ConfigError(
+            f"attention {implementation!r} has a softmax and model.attention_pattern.kind 'linear' "
+            "none: set execution.attention='auto', or choose kind 'full' or 'block_sparse'"
+        )
 
 
 def choose(
@@ -85,11 +96,13 @@ def choose(
     scaled_only: bool = True,
     cached: bool = False,
     pattern: Pattern = Pattern(),
+    sequence: int = 1,
+    own_keys: bool = True,
 ) -> str:
     """Returns the name that `implementation` stands for: itself, or what `auto` picks.
 
     Args:
-      implementation: a key of `IMPLEMENTATIONS`, or "auto".
+      implementation: a key of `IMPLEMENTATIONS`, a name of `DIVIDED`, or "auto".
       backend: of `jax.default_backend()`.
       devices: how many devices share the computation.
       query_shape: `(B, T, N, H)`.
@@ -99,18 +112,31 @@ def choose(
       scaled_only: as `Scores.scaled_only`.
       cached: whether keys come from a cache.
       pattern: of the mask.
+      sequence: how many devices divide the rows.
+      own_keys: whether keys are of the queries' own slots.
 
     Raises:
       ConfigError: an unknown name, or dropout, a bias or a pattern asked of an implementation
         without it.
     """
-    check(implementation)
-    if pattern.linear:
-        if implementation != "auto" or cached or dropout or bias:
+    check(implementation, pattern)
+    if sequence > 1 and implementation in ("auto", *DIVIDED):
+        # A ring takes whole rows and plain scores; heads exchanged for rows do whatever one does.
+        simple = not (dropout or bias or cached or pattern.block_sparse or pattern.linear)
+        ring = simple and own_keys
+        if implementation == "ring" and not ring:
             raise ConfigError(
-                "model.attention_pattern.kind 'linear' is no softmax attention: it needs "
-                "execution.attention='auto' and has no cache, dropout or bias; unset them, or "
-                "choose kind 'full' or 'block_sparse'"
+                "attention 'ring' has no dropout of probabilities, bias, cache, memory or pattern: "
+                "choose execution.attention='all_to_all' or 'auto'"
+            )
+        return "ring" if ring and implementation != "all_to_all" else "all_to_all"
+    if implementation in DIVIDED:
+        implementation = "auto"
+    if pattern.linear:
+        if dropout or bias:
+            raise ConfigError(
+                "model.attention_pattern.kind 'linear' has no scores to drop or to add a bias to: "
+                "unset them, or choose kind 'full' or 'block_sparse'"
             )
         return "linear"
     if dropout or bias:
@@ -143,8 +169,8 @@ def attention(
 ):
     """Attention by a named implementation; shapes and types as the module and `plain` say."""
     mesh = jax.sharding.get_abstract_mesh()
-    name = choose(
-        implementation,
+    pick = functools.partial(
+        choose,
         backend=jax.default_backend(),
         devices=1 if mesh.empty else mesh.size,
         query_shape=query.shape,
@@ -155,7 +181,26 @@ def attention(
         cached=mask.query_positions is not None,
         pattern=mask.pattern,
     )
+    own_keys = query.shape[1] == key.shape[1]
+    name = pick(implementation, sequence=axis_size("seq"), own_keys=own_keys)
+    if name == "ring":
+        return ring_attention(query, key, value, mask, scores)
+    if name == "all_to_all":
+        query, key, value = _heads_for_rows(query, key, value)
+        name = pick("auto")
     if name == "linear":
         return linear_attention(query, key, value, mask)
     extra = {} if name != "plain" else {"bias": bias, "drop": drop}
     return IMPLEMENTATIONS[name](query, key, value, mask, scores, **extra)
+
+
+def _heads_for_rows(query, key, value):
+    """Gives each device of `seq` whole rows of some heads, for parts of rows of all heads.
+
+    DeepSpeed-Ulysses (Jacobs et al. 2023, arXiv:2309.14509); the compiler makes the all-to-all.
+    """
+    heads, groups = query.shape[2], key.shape[2]
+    if groups % (axis_size("seq") * axis_size("tensor")):
+        key, value = (jnp.repeat(x, heads // groups, axis=2) for x in (key, value))
+    names = ("batch", None, "exchanged_heads", "head_dim")
+    return tuple(constrain(x, names) for x in (query, key, value))

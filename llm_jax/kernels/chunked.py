@@ -12,6 +12,7 @@ ever held, and blocks that the mask leaves out are not visited.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,42 @@ def chunked(query, key, value, mask: Mask, scores: Scores = Scores(), *, chunk: 
     else:
         out = _ranged((chunk, scores), query, key, value, mask)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_dim)
+
+
+def forward(scores: Scores, query, key, value, mask: Mask):
+    """Returns the part of attention that some keys give, and its log-normalizers.
+
+    Parts of the same queries are put together by these: each weighs `exp(its normalizer)`.
+
+    Args:
+      scores: before the softmax.
+      query: [B, K, G, T, H].
+      key, value: [B, K, S, H]; S is T.
+      mask: who sees whom.
+
+    Returns:
+      `(out [B, K, G, T, H], normalizer float32 [B, K, G, T, 1])`.
+    """
+    run, _, settings = _program(scores, query)
+    out, residuals = run(settings, query, key, value, mask)
+    return out, residuals[-1]
+
+
+def backward(scores: Scores, query, key, value, mask: Mask, out, normalizer, d_out):
+    """Returns the gradients of query, key and value, of `forward`'s part in the whole.
+
+    `out` and `normalizer` are those of all keys together, `d_out` is the gradient of `out`.
+    """
+    _, run, settings = _program(scores, query)
+    return run(settings, (query, key, value, mask, out, normalizer), d_out)[:3]
+
+
+def _program(scores, query):
+    length = query.shape[3]
+    if length <= CHUNK * MOST_RANGES:
+        return _ranged_forward, _ranged_backward, (CHUNK, scores)
+    size = math.gcd(length, 2 * CHUNK)
+    return _blocks_forward, _blocks_backward, (size, scores, length, length)
 
 
 def _heads(x):

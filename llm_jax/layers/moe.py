@@ -10,12 +10,16 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from llm_jax.configuration import ConfigError
 from llm_jax.layers.linear import Projection
 from llm_jax.layers.mlp import ACTIVATIONS, MLP
 from llm_jax.layers.partition import named
-from llm_jax.parallel.sharding import constrain
+from llm_jax.parallel.mesh import BATCH_AXES
+from llm_jax.parallel.sharding import axis_size, constrain
+
+AXIS = "expert"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,8 @@ def route(logits, experts: Experts):
 def dropless(x, weights, choices, kernels, activation):
     """Returns [B, T, D]: every token by every expert that it chose.
 
-    Tokens are sorted by expert, and each product runs over one ragged group per expert.
+    Over the mesh axis `expert` each device has some experts and a part of the batch: it computes
+    what all those parts' tokens ask of its experts, and gets the sums for its own tokens back.
 
     Args:
       x: [B, T, D].
@@ -127,18 +132,46 @@ def dropless(x, weights, choices, kernels, activation):
       kernels: gate and up [E, D, F], down [E, F, D].
       activation: a function.
     """
+    if axis_size(AXIS) == 1:
+        return _grouped(x, weights, choices, kernels, activation)
+
+    def on_each(x, weights, choices, kernels):
+        tokens = (jax.lax.all_gather(y, AXIS, axis=0, tiled=True) for y in (x, weights, choices))
+        x, weights, choices = tokens
+        first = jax.lax.axis_index(AXIS) * kernels[0].shape[0]
+        y = _grouped(x, weights, choices - first, kernels, activation)
+        return jax.lax.psum_scatter(y, AXIS, scatter_dimension=0, tiled=True)
+
+    rows, experts = PartitionSpec(BATCH_AXES), PartitionSpec(AXIS)
+    return jax.shard_map(
+        on_each,
+        in_specs=(rows, rows, rows, experts),
+        out_specs=rows,
+        axis_names=set(BATCH_AXES),
+        check_vma=False,
+    )(x, weights, choices, kernels)
+
+
+def _grouped(x, weights, choices, kernels, activation):
+    """Returns [B, T, D], the sum over those choices that are experts 0 .. E-1 of the kernels.
+
+    Tokens are sorted by expert, and each product runs over one ragged group per expert.
+    """
     gate, up, down = kernels
-    shape, count = x.shape, choices.shape[-1]
+    shape, count, experts = x.shape, choices.shape[-1], gate.shape[0]
     flat, choices = x.reshape(-1, shape[-1]), choices.reshape(-1)
+    # Choices of another device's experts come behind all groups.
+    here = (choices >= 0) & (choices < experts)
+    choices = jnp.where(here, choices, experts)
     order = jnp.argsort(choices, stable=True)
-    sizes = jnp.bincount(choices, length=gate.shape[0]).astype(jnp.int32)
+    sizes = jnp.bincount(choices, length=experts).astype(jnp.int32)
     inputs = flat[order // count]
     inner = activation(jax.lax.ragged_dot(inputs, gate, sizes))
     inner = inner * jax.lax.ragged_dot(inputs, up, sizes)
     outputs = jax.lax.ragged_dot(inner, down, sizes)
     outputs = outputs[jnp.argsort(order)].reshape(-1, count, shape[-1])
-    weights = weights.reshape(-1, count, 1).astype(outputs.dtype)
-    return jnp.sum(outputs * weights, axis=1).reshape(shape)
+    weights = jnp.where(here, weights.reshape(-1), 0.0).reshape(-1, count, 1)
+    return jnp.sum(outputs * weights.astype(outputs.dtype), axis=1).reshape(shape)
 
 
 def with_capacity(x, weights, choices, kernels, activation, factor: float):
@@ -156,10 +189,13 @@ def with_capacity(x, weights, choices, kernels, activation, factor: float):
     rows = jnp.arange(batch)[:, None]
     slots = jnp.zeros((batch, gate.shape[0], room, x.shape[-1]), x.dtype)
     slots = slots.at[rows, flat, before].set(jnp.repeat(x, count, axis=1), mode="drop")
-    slots = constrain(slots, ("batch", "experts", None, "embed"))
+    # Here tokens go to the devices of their experts, and below they come back.
+    slots = constrain(slots, ("batch", None, None, "embed"))
+    slots = constrain(slots, ("expert_batch", "experts", None, "embed"))
     inner = activation(jnp.einsum("becd,edf->becf", slots, gate))
     inner = inner * jnp.einsum("becd,edf->becf", slots, up)
     outputs = jnp.einsum("becf,efd->becd", inner, down)
+    outputs = constrain(outputs, ("batch", None, None, "embed"))
     taken = outputs.at[rows, flat, before].get(mode="fill", fill_value=0)
     taken = taken.reshape(batch, length, count, -1)
     return jnp.sum(taken * weights[..., None].astype(taken.dtype), axis=2)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.kernels.attention import MASKED
+from llm_jax.parallel.sharding import axis_size, constrain
 
 
 def cross_entropy_from_hidden(
@@ -47,10 +48,24 @@ def cross_entropy_from_hidden(
     """
     if hidden.ndim == 2:
         hidden, targets, weights = hidden[None], targets[None], weights[None]
+    else:
+        hidden, targets, weights = (_parts(x) for x in (hidden, targets, weights))
     settings = (vocab_size, float(label_smoothing), float(z_loss), chunk, logit_cap)
     weights = weights.astype(jnp.float32)
     loss, nll = _chunked(settings, hidden, embedding, bias, targets, weights)
     return loss, jnp.sum(weights), nll
+
+
+def _parts(x):
+    """Returns `x [B, T, ...]` as [B n, T / n, ...], each of the n devices of a row with its part.
+
+    A range cut from sharded rows would be gathered.
+    """
+    count = axis_size("seq")
+    if count == 1:
+        return x
+    x = x.reshape(x.shape[0] * count, x.shape[1] // count, *x.shape[2:])
+    return constrain(x, ("parts", *[None] * (x.ndim - 1)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

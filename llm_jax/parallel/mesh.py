@@ -10,12 +10,8 @@ from jax.sharding import AxisType, Mesh
 from llm_jax.configuration import ConfigError
 
 AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
-BATCH_AXES = ("data", "fsdp")
-_NOT_YET = {
-    "pipe": "pipeline stages",
-    "expert": "expert parallelism",
-    "seq": "sequence parallelism",
-}
+BATCH_AXES = ("data", "fsdp", "expert")
+_NOT_YET = {"pipe": "pipeline stages"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +22,8 @@ class MeshConfig:
       pipe: stages of layers (not yet: 1).
       data: replicas that share the batch.
       fsdp: shards of parameters and optimizer state, which share the batch as well (ZeRO-3).
-      expert: shards of experts (not yet: 1).
-      seq: shards of the sequence (not yet: 1).
+      expert: shards of experts, which share the batch as well.
+      seq: shards of the sequence.
       tensor: shards of heads, MLP and vocabulary within a layer.
     """
 

@@ -5,6 +5,7 @@ or None per dimension). The same name may go elsewhere in an activation than in 
 batch of an activation takes the axis that shards `embed` in the parameters.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -26,17 +27,42 @@ PARAMETER_RULES: Rules = {
     "positions": None,
 }
 
+WHOLE_RULES: Rules = PARAMETER_RULES | {"embed": None}
+
 ACTIVATION_RULES: Rules = {
     "batch": BATCH_AXES,
     "length": "seq",
+    "expert_batch": ("data", "fsdp"),  # of what the expert axis divides by experts
+    "parts": (*BATCH_AXES, "seq"),  # of rows, one beside the other
     "embed": None,
     "heads": "tensor",
+    "exchanged_heads": ("tensor", "seq"),
     "head_dim": None,
     "mlp": "tensor",
     "experts": "expert",
     "vocab": "tensor",
     "positions": None,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How the state is spread over the mesh; no choice changes a result beyond rounding.
+
+    Attributes:
+      zero: what `mesh.fsdp` shards (ZeRO, Rajbhandari et al. 2019, arXiv:1910.02054): 0 the batch
+        only, 1 the optimizer state as well, 2 and the gradients, 3 and the parameters.
+    """
+
+    zero: int = 3
+
+    def __post_init__(self):
+        if self.zero not in (0, 1, 2, 3):
+            raise ConfigError(f"parallel.zero is {self.zero}: give 0, 1, 2 or 3")
+
+    def rules(self, stage: int) -> Rules:
+        """Returns the table for what ZeRO shards from `stage` on."""
+        return PARAMETER_RULES if self.zero >= stage else WHOLE_RULES
 
 
 def partition_spec(
@@ -93,6 +119,11 @@ def tree_shardings(abstract, logical_axes, mesh: Mesh, rules: Rules = PARAMETER_
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an input batch: its leading axis over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def axis_size(axis: str) -> int:
+    """Returns the size of a mesh axis in the active mesh; 1 without one."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:

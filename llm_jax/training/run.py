@@ -15,6 +15,7 @@ from llm_jax.losses.language_model import LossConfig
 from llm_jax.models import Execution
 from llm_jax.optim import OptimConfig
 from llm_jax.parallel.mesh import MeshConfig
+from llm_jax.parallel.sharding import ParallelConfig
 from llm_jax.training.precision import policy
 
 
@@ -106,7 +107,8 @@ class RunConfig:
       steps: optimizer steps of the whole run.
       batch_size: rows per step, over all devices and microbatches.
       accumulation: microbatches a step is taken in; it divides `batch_size`.
-      init_from: a work directory whose newest parameters to start from; empty starts anew.
+      init_from: a work directory whose newest parameters to start from, a Hugging Face folder or
+        a `*.gguf`; its tokenizer is taken too. Empty starts anew.
       precision: fp32, bf16 or fp16.
       max_skipped_steps: the run stops after this many steps in a row without finite gradients.
       model: the family's own `Config`; `model.family` names it.
@@ -128,6 +130,7 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -204,7 +207,7 @@ def default_config(family: str, objective: str = "next_token") -> ml_collections
 
 
 # A run may go on with these changed; anything else would make it another run.
-_MAY_CHANGE = ("mesh.", "log.")
+_MAY_CHANGE = ("mesh.", "parallel.", "log.")
 
 
 def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
@@ -220,5 +223,6 @@ def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
     if differing:
         raise ConfigError(
             f"{workdir} holds a run with another configuration: {'; '.join(differing)}. Give the "
-            "same values (mesh.*, log.* and larger steps may change) or another --workdir"
+            "same values (mesh.*, parallel.*, log.* and larger steps may change) or another "
+            "--workdir"
         )

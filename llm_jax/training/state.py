@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from llm_jax.parallel.sharding import tree_shardings
+from llm_jax.parallel.sharding import ParallelConfig, tree_shardings
 from llm_jax.training.precision import INITIAL_SCALE, Policy
 
 
@@ -53,7 +53,13 @@ def new_state(
     )
 
 
-def shardings(abstract: TrainState, parameter_axes, optimizer_axes, mesh: Mesh) -> TrainState:
+def shardings(
+    abstract: TrainState,
+    parameter_axes,
+    optimizer_axes,
+    mesh: Mesh,
+    parallel: ParallelConfig = ParallelConfig(),
+) -> TrainState:
     """Returns where every leaf of the state `abstract` lies on `mesh`.
 
     Args:
@@ -61,10 +67,13 @@ def shardings(abstract: TrainState, parameter_axes, optimizer_axes, mesh: Mesh) 
       parameter_axes: logical axis names of the parameters' leaves.
       optimizer_axes: the same of the optimizer state's.
       mesh: the device mesh.
+      parallel: says which of them are sharded over `fsdp`.
     """
     axes = jax.tree.map(lambda _: (), abstract._replace(params=(), opt_state=()))
-    axes = axes._replace(params=parameter_axes, opt_state=optimizer_axes)
-    return tree_shardings(abstract, axes, mesh)
+    axes = axes._replace(opt_state=optimizer_axes)
+    rest = tree_shardings(abstract._replace(params=()), axes, mesh, parallel.rules(1))
+    params = tree_shardings(abstract.params, parameter_axes, mesh, parallel.rules(3))
+    return rest._replace(params=params)
 
 
 def placed(abstract, shardings):

@@ -21,6 +21,7 @@ def make_train_step(
     seed: int,
     policy: Policy,
     accumulation: int = 1,
+    gradient_shardings=None,
 ):
     """Returns `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
@@ -36,6 +37,7 @@ def make_train_step(
       seed: of the run; dropout draws from `fold_in(key(seed), step)`.
       policy: the precision policy.
       accumulation: microbatches per step; it divides the batch.
+      gradient_shardings: where gradients lie, a tree like the parameters; None leaves it open.
 
     Metrics are fp32 scalars: loss, weight, learning_rate, gradient_norm, skipped,
     skipped_in_a_row, loss_scale (where the policy scales) and those of `sums`.
@@ -45,7 +47,11 @@ def make_train_step(
         (loss, weight), sums = loss_function(params, microbatch, key)
         return loss * scale, {"loss": loss, "weight": weight, **sums}
 
-    gradient = jax.grad(scaled_loss, has_aux=True)
+    def gradient(*inputs):
+        grads, sums = jax.grad(scaled_loss, has_aux=True)(*inputs)
+        if gradient_shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
+        return grads, sums
 
     def accumulate(params, batch, key, scale):
         if accumulation == 1:

@@ -8,8 +8,9 @@ import pytest
 
 from llm_jax import optim
 from llm_jax.losses.language_model import next_token_loss
+from llm_jax.models import Execution
 from llm_jax.parallel.mesh import MeshConfig, make_mesh
-from llm_jax.parallel.sharding import batch_sharding
+from llm_jax.parallel.sharding import ParallelConfig, batch_sharding, tree_shardings
 from llm_jax.testing import random_batch, relative_error, tiny_model
 from llm_jax.training import loop, state
 from llm_jax.training.precision import policy
@@ -19,27 +20,33 @@ STEPS = 20
 OPTIM = optim.OptimConfig(name="adamw", learning_rate=1e-2, warmup_steps=5, clip_norm=1.0)
 
 
-def train(mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS, **model_changes):
+def train(
+    mesh_config, optim_config=OPTIM, *,
+    accumulation=1, steps=STEPS, parallel=ParallelConfig(), attention="auto", **model_changes,
+):  # fmt: skip
     """`fit` of a tiny GPT-2."""
-    model = tiny_model(dropout_rate=0.1, **model_changes)
+    model = tiny_model(Execution(attention=attention), dropout_rate=0.1, **model_changes)
     batches = [random_batch(number, batch=16, length=16) for number in range(3)]
 
     def loss(params, batch, key):
         return next_token_loss(model, params, batch, dropout_key=key)
 
-    return fit(
-        model, loss, batches, mesh_config, optim_config, accumulation=accumulation, steps=steps
-    )
+    settings = {"accumulation": accumulation, "steps": steps, "parallel": parallel}
+    return fit(model, loss, batches, mesh_config, optim_config, **settings)
 
 
-def fit(model, loss, batches, mesh_config, optim_config=OPTIM, *, accumulation=1, steps=STEPS):
+def fit(
+    model, loss, batches, mesh_config, optim_config=OPTIM, *,
+    accumulation=1, steps=STEPS, parallel=ParallelConfig(),
+):  # fmt: skip
     """Returns the losses, the gradient's norm at step 1, the final state and its shardings."""
     mesh = make_mesh(mesh_config)
     axes, shapes = model.logical_axes, model.abstract_params
     optimizer = optim.build(optim_config, shapes, STEPS, axes)
     init = functools.partial(state.new_state, model.init, optimizer, policy("fp32"))
     abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
+    state_axes = optim.state_axes(optimizer, shapes, axes)
+    shardings = state.shardings(abstract, axes, state_axes, mesh, parallel)
     now = state.create(init, jax.random.key(0), shardings, mesh)
     train_step = jax.jit(
         make_train_step(
@@ -49,6 +56,7 @@ def fit(model, loss, batches, mesh_config, optim_config=OPTIM, *, accumulation=1
             seed=0,
             policy=policy("fp32"),
             accumulation=accumulation,
+            gradient_shardings=tree_shardings(shapes, axes, mesh, parallel.rules(2)),
         ),
         donate_argnums=0,
         out_shardings=(shardings, None),
@@ -81,6 +89,7 @@ def alone():
         {"fsdp": 8, "data": 1},
         {"tensor": 2, "data": 4},
         {"data": 2, "fsdp": 2, "tensor": 2},
+        {"data": 1, "fsdp": 2, "seq": 2, "tensor": 2},
     ],
     ids=lambda axes: ",".join(f"{name}={size}" for name, size in axes.items()),
 )
@@ -95,6 +104,16 @@ def test_twenty_steps_with_dropout_equal_one_device(axes):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
+@pytest.mark.parametrize(
+    ("attention", "axes"), [("ring", {"data": 2, "seq": 4}), ("all_to_all", {"data": 4, "seq": 2})]
+)
+def test_rows_divided_over_devices_train_as_on_one(attention, axes):
+    losses, norm, _ = alone()
+    got, got_norm, _, _ = train(MeshConfig(**axes), attention=attention)
+    np.testing.assert_allclose(got, losses, rtol=1e-5)
+    assert abs(got_norm - norm) < 1e-5 * norm
+
+
 def test_the_first_gradient_equals_one_device_on_every_parameter():
     sgd = optim.OptimConfig(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0,
                             clip_norm=0.0, schedule="constant")  # fmt: skip
@@ -107,16 +126,25 @@ def test_the_first_gradient_equals_one_device_on_every_parameter():
         assert relative_error(other, gradient) < 1e-5
 
 
-def test_parameters_and_moments_are_really_sharded():
-    _, _, now, _ = train(MeshConfig(data=1, fsdp=4, tensor=2), steps=1)
-    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(now))
-    on_first = sum(
-        shard.data.nbytes
-        for leaf in jax.tree.leaves(now)
-        for shard in leaf.addressable_shards
-        if shard.device == jax.devices()[0]
+def share_on_first(tree):
+    """Returns how much of a tree's bytes the first device holds."""
+    leaves = jax.tree.leaves(tree)
+    shards = [shard for leaf in leaves for shard in leaf.addressable_shards]
+    held = sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
+    return held / sum(leaf.nbytes for leaf in leaves)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_each_stage_of_zero_trains_alike_and_shards_what_it_says(zero):
+    losses, norm, _ = alone()
+    got, got_norm, now, _ = train(
+        MeshConfig(data=1, fsdp=8), parallel=ParallelConfig(zero=zero), accumulation=2
     )
-    assert on_first < whole / 3
+    np.testing.assert_allclose(got, losses, rtol=1e-5)
+    assert abs(got_norm - norm) < 1e-5 * norm
+    for tree, first in ((now.opt_state, 1), (now.params, 3)):
+        share = share_on_first(tree)
+        assert share < 0.2 if zero >= first else share == 1.0
 
 
 @pytest.mark.slow
