@@ -46,7 +46,16 @@ class Draft:
         return ((), None) if self.model is None else steps.lay_out(self.model, self.params)
 
     def check(self, model) -> None:
-        """Raises `ConfigError` if the draft's model has another vocabulary than `model`."""
+        """Raises `ConfigError` if the draft's model has another vocabulary than `model`.
+
+        Neither may be of linear attention: its cache takes no token back.
+        """
+        for each in filter(None, (model, self.model)):
+            if each.config.attention_pattern.linear:
+                raise ConfigError(
+                    "a draft's wrong guesses are taken back, which the cache of linear attention "
+                    "(model.attention_pattern.kind 'linear') cannot: leave the draft out"
+                )
         if self.model is None:
             return
         own, wanted = self.model.config.vocab_size, model.config.vocab_size

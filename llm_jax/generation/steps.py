@@ -74,8 +74,9 @@ def read(model, params, tokens, lengths, length: int, ahead: int = 0):
     batch, width = tokens.shape
     cache = model.init_cache(batch, length, ahead=ahead)
     positions = None
-    if width > cache["key"].shape[3]:
-        # Padding would take the slots of tokens in a ring; elsewhere new tokens cover it.
+    if width > model.cache_slots(length, ahead=ahead):
+        # Padding would take the slots of tokens in a ring, or be a part of a state for good;
+        # elsewhere new tokens cover it.
         positions = jnp.where(jnp.arange(width) < lengths[:, None], jnp.arange(width), -1)
     hidden, cache = model.hidden(params, tokens, positions=positions, cache=cache)
     return hidden[jnp.arange(batch), lengths - 1], cache

@@ -1,6 +1,6 @@
 """BART's names in `transformers`: `BartForConditionalGeneration`; Marian and Whisper share them."""
 
-from llm_jax.interop.options import ACTIVATIONS, activation, demand
+from llm_jax.interop.options import ACTIVATIONS, activation, demand, demand_defaults
 from llm_jax.interop.table import FLAT, SAME, Entry, Layout, linear
 from llm_jax.models import bart
 
@@ -42,7 +42,14 @@ def sizes(hf: dict) -> dict:
 
 
 def written_sizes(config) -> dict:
-    """Returns the keys of a config.json that `sizes` reads, and the tokens."""
+    """Returns the keys of a config.json that `sizes` reads, and the tokens.
+
+    Raises:
+      ConfigError: a choice that `transformers` has not.
+    """
+    choices = ("window", "attention_pattern", "positions")
+    choices = tuple(name for name in choices if hasattr(config, name))  # Whisper has one kind.
+    demand_defaults(config, type(config)(), choices, config.family)
     return {
         "is_encoder_decoder": True,
         "encoder_layers": config.num_encoder_layers,

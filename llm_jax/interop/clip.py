@@ -1,7 +1,7 @@
 """Names of CLIP and SigLIP in `transformers`: `CLIPModel` and `SiglipModel`."""
 
 from llm_jax.configuration import ConfigError
-from llm_jax.interop.options import ACTIVATIONS, activation, demand
+from llm_jax.interop.options import ACTIVATIONS, activation, demand, demand_defaults
 from llm_jax.interop.table import FLAT, Entry, Layout, linear
 from llm_jax.models import clip
 
@@ -90,11 +90,12 @@ def _activation(kind: str, ours: str) -> str:
 
 
 def write_config(config: clip.Config) -> dict:
-    """Returns the config.json of a Config."""
-
+    """Returns the config.json of a Config; `ConfigError` where CLIP has no such choice."""
     kind, features = config.kind, config.projection_size or config.image.hidden_size
 
     def tower(part):
+        choices = ("window", "attention_pattern")
+        demand_defaults(part, type(part)(), choices, kind, part.path)
         return {
             "num_hidden_layers": part.num_layers,
             "num_attention_heads": part.num_heads,

@@ -34,11 +34,13 @@ def demand(mapping: Mapping[str, Any], required: Mapping[str, Any]) -> None:
             )
 
 
-def demand_defaults(config: Any, reference: Any, names: tuple[str, ...], kind: str) -> None:
-    """Raises `ConfigError` where `config` differs from `reference` in what `kind` has not."""
+def demand_defaults(
+    config: Any, reference: Any, names: tuple[str, ...], kind: str, path: str = "model"
+) -> None:
+    """Raises `ConfigError` where `config`, at `path`, is not `reference` in what `kind` has not."""
     for name in names:
         if getattr(config, name) != getattr(reference, name):
             raise ConfigError(
-                f"a {kind} has model.{name}={getattr(reference, name)!r} only, this one "
+                f"a {kind} has {path}.{name}={getattr(reference, name)!r} only, this one "
                 f"{getattr(config, name)!r}: it cannot be written as one"
             )

@@ -4,7 +4,7 @@ import dataclasses
 
 from llm_jax.configuration import ConfigError
 from llm_jax.interop.folder import equal
-from llm_jax.interop.options import ACTIVATIONS, activation, demand
+from llm_jax.interop.options import ACTIVATIONS, activation, demand, demand_defaults
 from llm_jax.interop.table import SAME, Entry, Layout, linear
 from llm_jax.models import t5
 
@@ -64,6 +64,7 @@ def from_tensors(config: t5.Config, folder) -> t5.Config:
 
 def write_config(config: t5.Config) -> dict:
     """Returns the config.json of a Config; `ConfigError` where T5 has no such choice."""
+    demand_defaults(config, t5.Config(), ("window", "attention_pattern"), "t5")
     if config.attention_dropout_rate != config.dropout_rate:
         raise ConfigError(
             f"a T5 has one dropout rate, this one model.dropout_rate={config.dropout_rate} and "

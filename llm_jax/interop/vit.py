@@ -125,6 +125,7 @@ def kind_of(config: vit.Config) -> str:
         kind = "dinov2_with_registers"
     else:
         kind = "vit" if config.layer_scale is None else "dinov2"
+    demand_defaults(config, vit.Config(), ("window", "attention_pattern"), kind)
     own = OWN[kind] | {"pooler": _pooler(kind, config.head)}
     if config.gated:
         own = own | {"activation": "silu"}

@@ -60,26 +60,34 @@ class Pattern:
         """Whether there is no softmax."""
         return self.kind == "linear"
 
-    def check(self, *, causal: bool, window: int | None, alibi: bool, dropout_rate: float) -> None:
-        """Raises ConfigError where a model's other choices do not go with the pattern."""
+    def check(
+        self,
+        *,
+        causal: bool,
+        window: int | None,
+        dropout_rate: float,
+        alibi: bool = False,
+        path: str = "model",
+    ) -> None:
+        """Raises ConfigError where the other choices at `path` do not go with the pattern."""
         if self.block_sparse and not causal and self.window_blocks % 2 == 0:
             raise ConfigError(
-                f"model.attention_pattern.window_blocks is {self.window_blocks}: in an encoder a "
+                f"{path}.attention_pattern.window_blocks is {self.window_blocks}: in an encoder a "
                 "block is in the middle of its window, give an odd number"
             )
         if window and self.kind != "full":
             raise ConfigError(
-                f"model.window is {window}, but model.attention_pattern.kind {self.kind!r} says "
+                f"{path}.window is {window}, but {path}.attention_pattern.kind {self.kind!r} says "
                 "what is seen: unset one"
             )
         given = {
-            "model.positions='alibi'": alibi,
-            "model.attention_dropout_rate": dropout_rate,
+            f"{path}.positions='alibi'": alibi,
+            f"{path}.attention_dropout_rate": dropout_rate,
         }
         for name, value in given.items():
             if self.linear and value:
                 raise ConfigError(
-                    f"model.attention_pattern.kind 'linear' has no scores for {name}: unset one"
+                    f"{path}.attention_pattern.kind 'linear' has no scores for {name}: unset one"
                 )
 
     def visible(self, blocks: int, *, causal: bool) -> np.ndarray:

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llm_jax.kernels.attention import Mask, Scores, attention
+from llm_jax.kernels.attention import Mask, Scores, attention, check
+from llm_jax.kernels.linear_attention import continued
 from llm_jax.layers.dropout import dropout
 from llm_jax.layers.linear import Projection
 from llm_jax.layers.norm import RMSNorm
@@ -64,7 +65,7 @@ class Attention(nn.Module):
         example_ids=None,
         kv=None,
     ):
-        """Returns `(y [B, T, D], kv)`.
+        """Returns `(y [B, T, D], cache or None)`.
 
         Args:
           x: [B, T, D].
@@ -76,31 +77,37 @@ class Attention(nn.Module):
           bias: [B or 1, N, T, S], added to the scores, or None.
           dropout_key: of this layer's attention probabilities, or None.
           example_ids: int32 [B], needed with a dropout key.
-          kv: None, or `(key, value, layer)`: the whole model's caches [L, B, K, S, H] and which
-            layer this is. The returned pair has this layer's new entries.
+          kv: None, or `(cache, layer)`: the whole model's, of `Model.init_cache`, and which layer
+            this is. The returned cache has this layer's new entries.
         """
-        size, heads, _, dim = dataclasses.astuple(self.shape)
-        query = self._normed(self._project("query", heads, x), "query_norm")
+        query = self._normed(self._project("query", self.shape.num_heads, x), "query_norm")
         key, value = (
             memory if isinstance(memory, tuple) else self.memory_kv(x if memory is None else memory)
         )
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+        if kv is not None and mask.pattern.linear:
+            check(self.implementation, mask.pattern)
+            cache, layer = kv
+            mixed, state = continued(query, key, value, mask, cache["state"][layer])
+            return self._output(mixed), {"state": cache["state"].at[layer].set(state)}
+        cache = None
         if kv is not None:
-            *caches, layer = kv
+            old, layer = kv
             places = mask.query_positions
             if mask.key_positions is not None:
-                places = _ring_slots(places, caches[0].shape[3])
-            kv = tuple(_write(cache, x, layer, places) for cache, x in zip(caches, (key, value)))
+                places = _ring_slots(places, old["key"].shape[3])
+            new = {"key": key, "value": value}
+            cache = {name: _write(old[name], new[name], layer, places) for name in new}
             if places is None:
                 pass  # The first tokens see what they wrote themselves, and nothing else.
             elif mask.key_positions is None or x.shape[1] == 1:
-                key, value = (jnp.swapaxes(cache[layer], 1, 2).astype(self.dtype) for cache in kv)
+                key, value = (_read(cache[name], layer, self.dtype) for name in new)
             else:
                 # Tokens that are written together may take slots that the first of them reads.
                 key, value = (
-                    jnp.concatenate([jnp.swapaxes(old[layer], 1, 2).astype(self.dtype), new], 1)
-                    for old, new in zip(caches, (key, value))
+                    jnp.concatenate([_read(old[name], layer, self.dtype), new[name]], axis=1)
+                    for name in new
                 )
         drop = None
         if self.dropout_rate > 0.0 and dropout_key is not None:
@@ -114,6 +121,17 @@ class Attention(nn.Module):
             implementation="plain" if mask.key_positions is not None else self.implementation,
             bias=bias, drop=drop,
         )  # fmt: skip
+        return self._output(mixed), cache
+
+    def memory_kv(self, x):
+        """Returns keys and values [B, S, K, H] of `x [B, S, D]`, before rotary positions."""
+        count = self.shape.num_kv_heads
+        return self._normed(self._project("key", count, x), "key_norm"), self._project(
+            "value", count, x
+        )
+
+    def _output(self, mixed):
+        size, heads, _, dim = dataclasses.astuple(self.shape)
         mixed = constrain(mixed, ("batch", "length", "heads", "head_dim"))
         output = Projection(
             (heads, dim),
@@ -124,14 +142,7 @@ class Attention(nn.Module):
             self.dtype,
             name="output",
         )
-        return output(mixed), kv
-
-    def memory_kv(self, x):
-        """Returns keys and values [B, S, K, H] of `x [B, S, D]`, before rotary positions."""
-        count = self.shape.num_kv_heads
-        return self._normed(self._project("key", count, x), "key_norm"), self._project(
-            "value", count, x
-        )
+        return output(mixed)
 
     def _normed(self, x, name):
         if not self.qk_norm:
@@ -180,6 +191,11 @@ def _ring_slots(positions, slots: int):
     """Returns where tokens at `positions [B, T]` go in a ring, -1 for those it will not keep."""
     kept = positions > jnp.max(positions, axis=1, keepdims=True) - slots
     return jnp.where((positions >= 0) & kept, positions % slots, -1)
+
+
+def _read(cache, layer, dtype):
+    """Returns a layer's [B, S, K, H] of `cache [L, B, K, S, H]`."""
+    return jnp.swapaxes(cache[layer], 1, 2).astype(dtype)
 
 
 def _write(cache, new, layer, positions):

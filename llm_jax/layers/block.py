@@ -113,8 +113,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry, layer: Layer, context: Context):
-        """Takes and returns `(x [B, T, D], caches or None)`."""
-        x, caches = carry
+        """Takes and returns `(x [B, T, D], cache or None)`; see `Model.init_cache`."""
+        x, cache = carry
         mask, rotary = context.mask, context.rotary
         if layer.window is not None:
             mask = dataclasses.replace(mask, window=layer.window)
@@ -124,15 +124,15 @@ class Block(nn.Module):
             )
 
         def attend(x):
-            nonlocal caches
-            y, caches = self._attention("attention")(
+            nonlocal cache
+            y, cache = self._attention("attention")(
                 x,
                 mask,
                 rotary=rotary,
                 bias=context.bias,
                 dropout_key=self._key("attention_probabilities", layer, context),
                 example_ids=context.example_ids,
-                kv=None if caches is None else (*caches, layer.index),
+                kv=None if cache is None else (cache, layer.index),
             )
             return y
 
@@ -149,7 +149,7 @@ class Block(nn.Module):
         if self.config.cross:
             x = self._branch("cross", attend_to_memory, x, layer, context)
         x = self._branch("mlp", self._mlp(), x, layer, context)
-        return (x, caches), None
+        return (x, cache), None
 
     def _branch(self, name, function, x, layer, context):
         """Returns `x` with a branch added, normalized as the placement says."""
@@ -183,14 +183,15 @@ class Block(nn.Module):
         return site_key(jax.random.fold_in(context.dropout_key, layer.index), site)
 
     def _attention(self, name):
-        config = self.config
+        config, cross = self.config, name == "cross"
         return Attention(
             shape=config.shape,
             biases=config.attention_biases,
             qk_norm=config.qk_norm,
             epsilon=config.norm_epsilon,
             norm_offset=config.norm_offset,
-            scores=config.scores,
+            # Distances are between tokens of one row.
+            scores=dataclasses.replace(config.scores, alibi=config.scores.alibi and not cross),
             implementation=self.implementation,
             dropout_rate=config.attention_dropout_rate,
             init_std=config.init_std,

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from llm_jax import configuration
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels import attention
-from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers import partition
 from llm_jax.layers.stack import check_remat
 from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
@@ -189,8 +188,9 @@ class Model:
           positions: int32 [B, T], each token's place in its document; None means `0 .. T-1`.
             With a cache also the slot that the token is written to and sees up to; a token at a
             negative position, or behind the end of a cache that is no ring, is not written and
-            its result is void. A text's beginning is read fastest without positions
-            (where a cache is a ring, only rows without padding).
+            its result is void. A text's beginning is read fastest without positions (where a
+            cache is a ring or a state, only rows without padding). A state (linear attention)
+            takes a row's tokens in their order, each once.
           segment_ids: int32 [B, T]: tokens attend within their own segment only (no cache).
           dropout_key: turns dropout on.
           example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
@@ -211,7 +211,7 @@ class Model:
             )
         if cache is not None and segment_ids is not None:
             raise ConfigError("a cache takes no segment_ids: give one document in each row")
-        if cache is not None and positions is None:
+        if cache is not None and "key" in cache and positions is None:
             length, slots = tokens.shape[1], cache["key"].shape[3]
             if slots < self.cache_slots(length):
                 raise ConfigError(
@@ -253,11 +253,16 @@ class Model:
 
     def cache_slots(self, length: int, *, ahead: int = 0) -> int:
         """Returns the slots of a cache for positions below `length`, see `init_cache`."""
+        if self.config.attention_pattern.linear:
+            return 0
         sliding = getattr(self.config, "sliding", (False,))
         return min(length, self.config.window + ahead) if all(sliding) else length
 
     def init_cache(self, batch: int, length: int, *, ahead: int = 0):
         """Returns an empty cache: `key` and `value`, each [L, batch, K, slots, H] in `dtype`.
+
+        A model of linear attention has no slots but a `state`, float32 [L, batch, K, H, H + 1], see
+        `llm_jax.kernels.linear_attention.continued`: the same size at any length.
 
         A position has the slot of its number. Where every layer sees one window only, the cache
         is a ring of no more slots than that window, and `ahead` more: so many tokens may be
@@ -265,14 +270,20 @@ class Model:
         """
         config = self.config
         slots = self.cache_slots(length, ahead=ahead)
-        shape = (config.num_layers, batch, config.kv_heads, slots, config.size_of_head)
+        head_dim = config.size_of_head
+        if config.attention_pattern.linear:
+            shape = (config.num_layers, batch, config.kv_heads, head_dim, head_dim + 1)
+            return {"state": jnp.zeros(shape, jnp.float32)}
+        shape = (config.num_layers, batch, config.kv_heads, slots, head_dim)
         return {"key": jnp.zeros(shape, self.dtype), "value": jnp.zeros(shape, self.dtype)}
 
     def flops_per_token(self, sequence_length: int) -> Flops:
         """Returns the arithmetic of training on one token of a row of `sequence_length`."""
         return self.family.flops_per_token(self.config, sequence_length)
 
-    def kernels(self, batch_size: int, sequence_length: int, devices: int = 1) -> dict:
+    def kernels(
+        self, batch_size: int, sequence_length: int, devices: int = 1, sequence: int = 1
+    ) -> dict:
         """Returns the implementations that training picks for a shape, for a run's header."""
         config = self.config
         block = config.block(cross=False) if callable(config.block) else config.block
@@ -286,6 +297,7 @@ class Model:
                 dropout=config.attention_dropout_rate > 0.0,
                 bias=hasattr(config, "num_buckets"),  # T5's relative positions
                 scaled_only=block.scores.scaled_only,
-                pattern=getattr(config, "attention_pattern", Pattern()),
+                pattern=config.attention_pattern,
+                sequence=sequence,
             )
         }

@@ -9,6 +9,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+from llm_jax.kernels.attention import Scores
 from llm_jax.layers import norm
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import BlockConfig
@@ -16,18 +17,20 @@ from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
 from llm_jax.models import checks, encoder_decoder, text_to_text
-from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
+from llm_jax.models.encoder_decoder import EncoderDecoder, Shared
 
 # The first position's row; the reference left the rows before it unused.
 OFFSET = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Derived):
+class Config(Shared):
     """Sizes and choices of a BART; the defaults are bart-base.
 
     Attributes:
+      window, attention_pattern: see `llm_jax.models.encoder_decoder.Shared`.
       num_encoder_layers, num_decoder_layers: of the two stacks.
+      positions: "learned", or "alibi" (in the encoder by distance to both sides).
       max_positions: longest source and longest target.
       dropout_rate: behind embeddings and branches.
       attention_dropout_rate: of attention probabilities; needs the plain attention.
@@ -47,6 +50,7 @@ class Config(Derived):
     hidden_size: int = 768
     mlp_size: int = 3072
     vocab_size: int = 50265
+    positions: str = "learned"
     max_positions: int = 1024
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -74,6 +78,8 @@ class Config(Derived):
         )
         checks.check_heads(self)
         checks.check_choice(self, "activation", tuple(ACTIVATIONS))
+        checks.check_choice(self, "positions", ("learned", "alibi"))
+        super().__post_init__()
 
     def block(self, cross: bool) -> BlockConfig:
         """Returns what the encoder's blocks are, or the decoder's, which `cross`."""
@@ -82,6 +88,7 @@ class Config(Derived):
             mlp_size=self.mlp_size,
             activation=self.activation,
             placement="post",
+            scores=Scores(alibi=self.alibi),
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             init_std=self.init_std,
@@ -111,8 +118,9 @@ class Transformer(EncoderDecoder):
         table = {"features": config.hidden_size, "init_std": config.init_std, "dtype": self.dtype}
         places = {"rows": config.max_positions + OFFSET, "row_axis": "positions"}
         self.embedding = Table(rows=config.padded_vocab, row_axis="vocab", **table)
-        self.encoder_positions = Table(**places, **table)
-        self.decoder_positions = Table(**places, **table)
+        if config.positions == "learned":
+            self.encoder_positions = Table(**places, **table)
+            self.decoder_positions = Table(**places, **table)
         settings = {"epsilon": 1e-5, "use_bias": True, "dtype": self.dtype}
         self.encoder_embedding_norm = norm.LayerNorm(**settings)
         self.decoder_embedding_norm = norm.LayerNorm(**settings)
@@ -125,13 +133,16 @@ class Transformer(EncoderDecoder):
 
     def _embed_source(self, *, input_ids, attention_mask=None):
         checks.check_length(self.config, input_ids)
-        places = jnp.arange(input_ids.shape[1])[None, :]
-        x = self._embed(input_ids) + self.encoder_positions(places + OFFSET)
+        x = self._embed(input_ids)
+        if self.config.positions == "learned":
+            x = x + self.encoder_positions(jnp.arange(input_ids.shape[1])[None, :] + OFFSET)
         return self.encoder_embedding_norm(x), attention_mask, None
 
     def _embed_target(self, tokens, positions, length):
         checks.check_length(self.config, tokens)
-        x = self._embed(tokens) + self.decoder_positions(positions + OFFSET)
+        x = self._embed(tokens)
+        if self.config.positions == "learned":
+            x = x + self.decoder_positions(positions + OFFSET)
         return self.decoder_embedding_norm(x), None
 
     def _embed(self, tokens):

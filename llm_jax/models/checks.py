@@ -36,6 +36,22 @@ def check_heads(config) -> None:
         )
 
 
+def check_first_tokens(config, count: int, path: str = "model") -> None:
+    """Refuses a window or pattern at `path` that hides a part of an image from its first tokens."""
+    pattern = config.attention_pattern
+    if count and config.window is not None:
+        raise ConfigError(
+            f"{path}.window is {config.window}, but an image is read at its first {count} token(s),"
+            f" which must see all of it: choose {path}.attention_pattern.kind 'block_sparse'"
+        )
+    blocks = -(-count // pattern.block_size)
+    if pattern.block_sparse and pattern.global_blocks < blocks:
+        raise ConfigError(
+            f"{path}.attention_pattern.global_blocks is {pattern.global_blocks}, but an image is "
+            f"read at its first {count} token(s), which must see all of it: give at least {blocks}"
+        )
+
+
 def check_length(config, tokens) -> None:
     """Refuses `tokens [B, T]` that are more than the positions of `config`."""
     if tokens.shape[1] > config.max_positions:

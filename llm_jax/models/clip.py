@@ -53,6 +53,9 @@ class Config:
                 f"model.projection_size is {self.projection_size}: SigLIP's is that of the image, "
                 f"{self.image.hidden_size}: give None"
             )
+        clip = self.kind == "clip"
+        self.text.check_attention(causal=clip)
+        self.image.check_attention(causal=False, first_tokens=int(clip))
 
     @property
     def num_heads(self) -> int:
@@ -245,14 +248,15 @@ def flops_per_token(config: Config, sequence_length: int) -> Flops:
     text, image = config.text, config.image
     patches = image.grid**2
     weights = image.block_weights + image.num_channels * image.patch_size**2 * image.hidden_size
-    of_image = patches * (6.0 * weights + 12.0 * image.num_layers * image.hidden_size * patches)
-    of_token = 6.0 * text.block_weights
-    of_token += 12.0 * text.num_layers * text.hidden_size * sequence_length
+    keys = image.keys_seen(patches, causal=False)
+    of_image = patches * (6.0 * weights + 12.0 * image.num_layers * image.hidden_size * keys)
+    keys = text.keys_seen(sequence_length, causal=config.kind == "clip")
+    of_token = 6.0 * text.block_weights + 12.0 * text.num_layers * text.hidden_size * keys
     return Flops(
         matmul=of_token + of_image / sequence_length,
         attention=0.0,
         formula=(
             "6 text weights + 12 layers x width x length (whole attention)"
-            " + the same of an image's patches / text length"
+            " + the same of an image's patches / text length, or less by window and pattern"
         ),
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask, Scores
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers.attention import Attention, Shape
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
 from llm_jax.layers.embed import Table, padded_rows
@@ -16,12 +17,22 @@ from llm_jax.layers.norm import LayerNorm
 from llm_jax.layers.partition import named
 from llm_jax.layers.patches import PatchEmbedding, grid_positions
 from llm_jax.layers.stack import stack
+from llm_jax.models.checks import check_first_tokens
+from llm_jax.models.flops import row_keys
 from llm_jax.parallel.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-    """Sizes that both towers have; the activation is a key of `llm_jax.layers.mlp.ACTIVATIONS`."""
+    """Sizes and choices that both towers have.
+
+    Attributes:
+      activation: a key of `llm_jax.layers.mlp.ACTIVATIONS`.
+      window: how many tokens a token sees, its own included (without a causal mask so many to both
+        sides); None for all, which CLIP's class token needs.
+      attention_pattern: which of them, see `llm_jax.kernels.pattern.Pattern`; CLIP's class token is
+        in its global blocks.
+    """
 
     num_layers: int = 12
     num_heads: int = 12
@@ -30,11 +41,13 @@ class Tower:
     activation: str = "quick_gelu"
     layer_norm_epsilon: float = 1e-5
     attention_dropout_rate: float = 0.0
+    window: int | None = None
+    attention_pattern: Pattern = Pattern()
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
+            if field.type in (int, int | None) and value is not None and value < 1:
                 raise ConfigError(f"{self.path}.{field.name} is {value}: give at least 1")
         if self.hidden_size % self.num_heads:
             raise ConfigError(
@@ -62,6 +75,26 @@ class Tower:
         """Of its attention."""
         size, heads = self.hidden_size, self.num_heads
         return Shape(size, heads, heads, size // heads)
+
+    def check_attention(self, *, causal: bool, first_tokens: int = 0) -> None:
+        """Refuses a window or pattern that does not go with the rest; see `models.checks`."""
+        self.attention_pattern.check(
+            causal=causal,
+            window=self.window,
+            dropout_rate=self.attention_dropout_rate,
+            path=self.path,
+        )
+        check_first_tokens(self, first_tokens, self.path)
+
+    def keys_seen(self, length: int, *, causal: bool) -> float:
+        """Returns `llm_jax.models.flops.row_keys` of a row of `length`."""
+        return row_keys(
+            length,
+            head_dim=self.shape.head_dim,
+            window=self.window,
+            pattern=self.attention_pattern,
+            causal=causal,
+        )
 
     @property
     def block_weights(self) -> int:
@@ -245,6 +278,7 @@ def _block_config(tower: Tower, init_std: float) -> BlockConfig:
 def _blocks(module, tower: Tower, x, mask: Mask, dropout_key, example_ids):
     """Runs the blocks of a tower, a module in whose scope they are."""
     x = constrain(x, ("batch", "length", "embed"))
+    mask = dataclasses.replace(mask, window=tower.window, pattern=tower.attention_pattern)
     blocks = stack(
         Block,
         num_layers=tower.num_layers,

@@ -8,6 +8,7 @@ Decoding token by token goes
     hidden, cache = decode(model, params, tokens, memory, positions=positions, cache=cache)
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -17,19 +18,46 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers import norm
 from llm_jax.layers.block import Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
 from llm_jax.layers.embed import padded_rows
 from llm_jax.layers.stack import stack
-from llm_jax.models.flops import Flops
+from llm_jax.models.checks import check_sizes
+from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
 
 
-class Derived:
-    """What follows from a family's Config; `Model` asks for it under these names."""
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the families' Configs share; `Model` asks for what follows from them under these names.
 
-    gated = False
+    Attributes:
+      window: in self-attention a source token sees those nearer than so many on both sides, a
+        target token so many with its own; None for all.
+      attention_pattern: which of them, see `llm_jax.kernels.pattern.Pattern`. Cross-attention sees
+        all of the source.
+    """
+
+    window: int | None = None
+    attention_pattern: Pattern = Pattern()
+    gated = False  # No field but T5's.
+
+    def __post_init__(self):
+        check_sizes(self, ("window",))
+        # What goes with an encoder's pattern goes with a decoder's.
+        self.attention_pattern.check(
+            causal=False,
+            window=self.window,
+            alibi=self.alibi,
+            dropout_rate=self.attention_dropout_rate,
+        )
+
+    @property
+    def alibi(self) -> bool:
+        """Whether positions are ALiBi's (Press et al. 2021, arXiv:2108.12409)."""
+        return getattr(self, "positions", None) == "alibi"
 
     @property
     def num_layers(self) -> int:
@@ -70,8 +98,8 @@ class Blocks(nn.Module):
     final_dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x, context: Context, memory=None, caches=None):
-        """Returns `(x [B, T, D], caches)`; `memory` and `caches` as `Layer` and `Block` say."""
+    def __call__(self, x, context: Context, memory=None, cache=None):
+        """Returns `(x [B, T, D], cache)`; `memory` and `cache` as `Layer` and `Block` say."""
         blocks = stack(
             Block,
             num_layers=self.num_layers,
@@ -83,7 +111,7 @@ class Blocks(nn.Module):
             dtype=self.dtype,
         )
         layers = Layer(jnp.arange(self.num_layers), memory=memory)
-        (x, caches), _ = blocks((x, caches), layers, context)
+        (x, cache), _ = blocks((x, cache), layers, context)
         if self.final_norm:
             x = norm.make(
                 self.config.norm,
@@ -95,7 +123,7 @@ class Blocks(nn.Module):
         if context.dropout_key is not None:
             key = site_key(context.dropout_key, "final")
             x = dropout(x, self.final_dropout_rate, key, context.example_ids)
-        return x, caches
+        return x, cache
 
 
 class EncoderDecoder(nn.Module):
@@ -172,7 +200,7 @@ class EncoderDecoder(nn.Module):
             dropout_key = site_key(dropout_key, "encoder")
         x = self._begin(x, dropout_key, example_ids)
         context = Context(
-            _whole(mask, *x.shape[:2]),
+            self._own(_whole(mask, *x.shape[:2])),
             bias=bias,
             dropout_key=dropout_key,
             example_ids=example_ids,
@@ -193,7 +221,7 @@ class EncoderDecoder(nn.Module):
     ):
         """Returns `(hidden [B, T, D], cache)`; see the function `decode` of this module."""
         batch, length = tokens.shape
-        keys = length if cache is None else cache["key"].shape[3]
+        keys = length if cache is None or "key" not in cache else cache["key"].shape[3]
         places = jnp.arange(length)[None, :] if positions is None else positions
         x, bias = self._embed_target(tokens, places, keys)
         if dropout_key is not None:
@@ -201,7 +229,7 @@ class EncoderDecoder(nn.Module):
         x = self._begin(x, dropout_key, example_ids)
         segments = None if attention_mask is None else jnp.ones((batch, length), jnp.int32)
         context = Context(
-            Mask(None if cache is None else places, segments, attention_mask),
+            self._own(Mask(None if cache is None else places, segments, attention_mask)),
             bias=bias,
             memory=memory.get("hidden"),
             memory_mask=_whole(memory["mask"], batch, length),
@@ -209,9 +237,12 @@ class EncoderDecoder(nn.Module):
             example_ids=example_ids,
         )
         made = (memory["key"], memory["value"]) if "key" in memory else None
-        caches = None if cache is None else (cache["key"], cache["value"])
-        hidden, caches = self.decoder(x, context, made, caches)
-        return hidden, None if caches is None else {"key": caches[0], "value": caches[1]}
+        return self.decoder(x, context, made, cache)
+
+    def _own(self, mask: Mask) -> Mask:
+        """Returns the mask of self-attention, as the configuration narrows it."""
+        config = self.config
+        return dataclasses.replace(mask, window=config.window, pattern=config.attention_pattern)
 
     def _begin(self, x, dropout_key, example_ids):
         if dropout_key is not None:
@@ -314,7 +345,7 @@ def flops(config, source_per_target: float, source_length: float, target_length:
 
     Args:
       config: with `hidden_size, num_heads, size_of_head, size_of_mlp, gated, padded_vocab,
-        num_encoder_layers, num_decoder_layers`.
+        num_encoder_layers, num_decoder_layers, window, attention_pattern`.
       source_per_target: encoder positions for each target token.
       source_length: encoder positions of an example.
       target_length: target tokens of an example.
@@ -322,7 +353,10 @@ def flops(config, source_per_target: float, source_length: float, target_length:
     inner = config.num_heads * config.size_of_head
     projections = 4 * config.hidden_size * inner
     mlp = (3 if config.gated else 2) * config.hidden_size * config.size_of_mlp
-    encoder = config.num_encoder_layers * (6.0 * (projections + mlp) + 12 * inner * source_length)
+    seen = {"window": config.window, "pattern": config.attention_pattern}
+    seen["head_dim"] = config.size_of_head
+    source_keys = row_keys(source_length, causal=False, **seen)
+    encoder = config.num_encoder_layers * (6.0 * (projections + mlp) + 12 * inner * source_keys)
     # Of cross-attention, keys and values are made for each source position.
     cross = 6.0 * projections / 2 * (1 + source_per_target) + 12.0 * inner * source_length
     decoder = config.num_decoder_layers * (6.0 * (projections + mlp) + cross)
@@ -330,9 +364,10 @@ def flops(config, source_per_target: float, source_length: float, target_length:
         matmul=source_per_target * encoder
         + decoder
         + 6.0 * config.padded_vocab * config.hidden_size,
-        attention=12.0 * config.num_decoder_layers * inner * target_length,
+        attention=12.0 * config.num_decoder_layers * inner * row_keys(target_length, **seen),
         formula=(
             "6 (encoder + decoder weights + vocabulary x width) + 12 width x (encoder and cross "
-            "scores) + 12 decoder layers x heads x head_dim x length / 2 (causal)"
+            "scores) + 12 decoder layers x heads x head_dim x length / 2 (causal), or less by "
+            "window and pattern"
         ),
     )

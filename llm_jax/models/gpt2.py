@@ -208,9 +208,8 @@ class Transformer(nn.Module):
             implementation=self.attention,
             dtype=self.dtype,
         )
-        caches = None if cache is None else (cache["key"], cache["value"])
         context = Context(mask, rotary, dropout_key=dropout_key, example_ids=example_ids)
-        (x, caches), _ = blocks((x, caches), Layer(jnp.arange(config.num_layers)), context)
+        (x, cache), _ = blocks((x, cache), Layer(jnp.arange(config.num_layers)), context)
         x = norm.make(
             config.norm,
             epsilon=config.layer_norm_epsilon,
@@ -229,7 +228,7 @@ class Transformer(nn.Module):
             )
             if self.is_initializing():
                 head(tokens)
-        return x, None if caches is None else {"key": caches[0], "value": caches[1]}
+        return x, cache
 
 
 def example_inputs(config: Config) -> dict:

@@ -226,8 +226,8 @@ class Transformer(nn.Module):
             None if cache is None else positions, segment_ids, segment_ids,
             pattern=config.attention_pattern,
         )  # fmt: skip
-        slots = 0 if cache is None else cache["key"].shape[3]
-        if all(config.sliding) and slots >= config.window:
+        slides = all(config.sliding)
+        if cache is not None and slides and (slots := cache["key"].shape[3]) >= config.window:
             places = jnp.broadcast_to(places, tokens.shape)
             keys = ring_positions(places, slots)
             mask = dataclasses.replace(mask, query_positions=places, key_positions=keys)
@@ -241,9 +241,8 @@ class Transformer(nn.Module):
             implementation=self.attention,
             dtype=self.dtype,
         )
-        caches = None if cache is None else (cache["key"], cache["value"])
         context = Context(mask, rotary, dropout_key=dropout_key, example_ids=example_ids)
-        (x, caches), routed = blocks((x, caches), layer, context)
+        (x, cache), routed = blocks((x, cache), layer, context)
         if routed is not None:
             self.sow("intermediates", "router_logits", routed)
         x = norm.make(
@@ -258,7 +257,7 @@ class Transformer(nn.Module):
             head = self._table("head")
             if self.is_initializing():
                 head(tokens)
-        return x, None if caches is None else {"key": caches[0], "value": caches[1]}
+        return x, cache
 
     def _table(self, name):
         config = self.config

@@ -28,7 +28,7 @@ class ExpertBlock(Block):
     config: ExpertBlockConfig
 
     def __call__(self, carry, layer, context):
-        """Takes and returns `(x, caches or None)`, and logits."""
+        """Takes and returns `(x, cache or None)`, and logits."""
         routed = []
         object.__setattr__(self, "_routed", routed)
         carry, _ = super().__call__(carry, layer, context)

@@ -11,21 +11,24 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
+from llm_jax.kernels.attention import Scores
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import BlockConfig
 from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
 from llm_jax.models import checks, encoder_decoder, text_to_text
-from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
+from llm_jax.models.encoder_decoder import EncoderDecoder, Shared
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Derived):
+class Config(Shared):
     """Sizes and choices of a Transformer; the defaults are the paper's base model.
 
     Attributes:
+      window, attention_pattern: see `llm_jax.models.encoder_decoder.Shared`.
       num_encoder_layers, num_decoder_layers: of the two stacks.
+      positions: "sinusoidal", or "alibi" (in the encoder by distance to both sides).
       max_positions: longest source and longest target.
       dropout_rate: behind embeddings and branches; the paper's is 0.1, and 0.3 for its big model.
       attention_dropout_rate: of attention probabilities; needs the plain attention.
@@ -45,6 +48,7 @@ class Config(Derived):
     hidden_size: int = 512
     mlp_size: int = 2048
     vocab_size: int = 37000
+    positions: str = "sinusoidal"
     max_positions: int = 512
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -72,6 +76,8 @@ class Config(Derived):
         )
         checks.check_heads(self)
         checks.check_choice(self, "activation", tuple(ACTIVATIONS))
+        checks.check_choice(self, "positions", ("sinusoidal", "alibi"))
+        super().__post_init__()
         if self.hidden_size % 2:
             raise ConfigError(
                 f"model.hidden_size is {self.hidden_size}: sinusoidal positions need an even one"
@@ -84,6 +90,7 @@ class Config(Derived):
             mlp_size=self.mlp_size,
             activation=self.activation,
             placement="post",
+            scores=Scores(alibi=self.alibi),
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             init_std=self.init_std,
@@ -132,6 +139,8 @@ class Transformer(EncoderDecoder):
         x = encoder_decoder.without_gradient(x, tokens, config.pad_token_id)
         if config.scale_embedding:
             x = x * config.hidden_size**0.5
+        if config.positions == "alibi":
+            return x
         size = config.hidden_size
         waves = jnp.asarray(encoder_decoder.sinusoids(config.max_positions, size, size // 2))
         return x + jnp.take(waves, positions, axis=0, mode="clip").astype(self.dtype)

@@ -22,14 +22,15 @@ from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
 from llm_jax.models import checks, encoder_decoder, text_to_text
-from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
+from llm_jax.models.encoder_decoder import EncoderDecoder, Shared
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Derived):
+class Config(Shared):
     """Sizes and choices of a T5; the defaults are t5-small.
 
     Attributes:
+      window, attention_pattern: see `llm_jax.models.encoder_decoder.Shared`.
       num_encoder_layers, num_decoder_layers: of the two stacks.
       head_dim: need not be `hidden_size // num_heads`.
       mlp_size, activation, gated: of the MLPs.
@@ -80,6 +81,12 @@ class Config(Derived):
             ),
         )
         checks.check_choice(self, "activation", tuple(ACTIVATIONS))
+        super().__post_init__()
+        if self.attention_pattern.linear:
+            raise ConfigError(
+                "model.attention_pattern.kind 'linear' has no scores for T5's relative positions: "
+                "choose 'full' or 'block_sparse'"
+            )
         if self.num_buckets < 4 or self.num_buckets % 4:
             raise ConfigError(f"model.num_buckets is {self.num_buckets}: give a multiple of 4")
         if self.max_distance <= self.num_buckets // 2:

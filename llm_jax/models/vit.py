@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.attention import Mask
+from llm_jax.kernels.pattern import Pattern
 from llm_jax.layers.attention import Shape
 from llm_jax.layers.block import ALL_BIASES, Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
@@ -22,8 +23,8 @@ from llm_jax.layers.norm import LayerNorm
 from llm_jax.layers.partition import named
 from llm_jax.layers.patches import PatchEmbedding, grid_positions
 from llm_jax.layers.stack import stack
-from llm_jax.models.checks import check_choice, check_heads, check_sizes
-from llm_jax.models.flops import Flops
+from llm_jax.models.checks import check_choice, check_first_tokens, check_heads, check_sizes
+from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
 
 CHOICES = {
@@ -46,6 +47,10 @@ class Config:
       qkv_bias: queries, keys and values have a bias.
       distillation_token: a second token beside the class token.
       num_registers: tokens without position between class token and patches.
+      window: a token sees those nearer than so many on both sides, in the order of the row: class
+        token, then patches line by line; None for all, which a class token that is read needs.
+      attention_pattern: which of them, see `llm_jax.kernels.pattern.Pattern`; the tokens before the
+        patches are in its global blocks where the class token is read.
       mask_token: a vector in place of masked patches.
       layer_scale: see `llm_jax.layers.block.BlockConfig`.
       any_image_size: positions are resampled for images of another size unasked.
@@ -72,6 +77,8 @@ class Config:
     num_channels: int = 3
     distillation_token: bool = False
     num_registers: int = 0
+    window: int | None = None
+    attention_pattern: Pattern = Pattern()
     mask_token: bool = False
     layer_scale: float | None = None
     any_image_size: bool = False
@@ -88,7 +95,7 @@ class Config:
 
     def __post_init__(self):
         sizes = ("num_layers", "num_heads", "hidden_size", "image_size", "patch_size")
-        check_sizes(self, (*sizes, "num_channels", "num_classes", "mlp_size"))
+        check_sizes(self, (*sizes, "num_channels", "num_classes", "mlp_size", "window"))
         if self.num_registers < 0:
             raise ConfigError(f"model.num_registers is {self.num_registers}: give 0 or more")
         check_heads(self)
@@ -103,6 +110,11 @@ class Config:
             raise ConfigError("model.head='pixels' needs model.mask_token=True")
         if self.head == "distilled" and not self.distillation_token:
             raise ConfigError("model.head='distilled' needs model.distillation_token=True")
+        self.attention_pattern.check(
+            causal=False, window=self.window, dropout_rate=self.attention_dropout_rate
+        )
+        if self.pooler != "none" or self.head not in ("none", "pixels"):
+            check_first_tokens(self, self.special_tokens + self.num_registers)
 
     @property
     def kv_heads(self) -> int:
@@ -219,7 +231,8 @@ class Transformer(nn.Module):
             implementation=self.attention,
             dtype=self.dtype,
         )
-        context = Context(Mask(causal=False), dropout_key=dropout_key, example_ids=example_ids)
+        mask = Mask(window=config.window, causal=False, pattern=config.attention_pattern)
+        context = Context(mask, dropout_key=dropout_key, example_ids=example_ids)
         (x, _), _ = blocks((x, None), Layer(jnp.arange(config.num_layers)), context)
         x = LayerNorm(config.layer_norm_epsilon, True, self.dtype, name="final_norm")(x)
         return {"last_hidden_state": x} | self._heads(x)
@@ -361,11 +374,18 @@ def flops_per_token(config: Config, sequence_length: int) -> Flops:
     mlp = (3 if config.gated else 2) * size * config.size_of_mlp
     weights = config.num_layers * (4 * size * size + mlp)
     weights += config.num_channels * config.patch_size**2 * size
+    keys = row_keys(
+        sequence_length,
+        head_dim=config.size_of_head,
+        window=config.window,
+        pattern=config.attention_pattern,
+        causal=False,
+    )
     return Flops(
-        matmul=6.0 * weights + 12.0 * config.num_layers * size * sequence_length,
+        matmul=6.0 * weights + 12.0 * config.num_layers * size * keys,
         attention=0.0,
         formula=(
             "6 (layers (attention + mlp weights) + patch embedding)"
-            " + 12 layers x width x length (whole attention)"
+            " + 12 layers x width x length (whole attention), or less by window and pattern"
         ),
     )

@@ -18,17 +18,19 @@ from llm_jax.layers.embed import Table
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.partition import named
 from llm_jax.models import checks, encoder_decoder
-from llm_jax.models.encoder_decoder import Derived, EncoderDecoder
+from llm_jax.models.encoder_decoder import EncoderDecoder, Shared
 from llm_jax.models.flops import Flops
 
 BIASES = ("query", "value", "output")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Derived):
+class Config(Shared):
     """Sizes and choices of a Whisper; the defaults are whisper-tiny.
 
     Attributes:
+      window, attention_pattern: see `llm_jax.models.encoder_decoder.Shared`; a source token is two
+        frames.
       num_encoder_layers, num_decoder_layers: of the two stacks.
       num_mel_bins: of the spectrogram.
       source_positions: of the encoder: half of the spectrogram's frames.
@@ -80,6 +82,7 @@ class Config(Derived):
         )
         checks.check_heads(self)
         checks.check_choice(self, "activation", tuple(ACTIVATIONS))
+        super().__post_init__()
         if self.hidden_size < 4 or self.hidden_size % 2:
             raise ConfigError(
                 f"model.hidden_size is {self.hidden_size}: sinusoidal positions need an even one, "

@@ -34,7 +34,8 @@ def header(
     device = jax.devices()[0]
     example = work(run.objective, model, run.data.sequence_length)
     length, flops = example.tokens, example.flops
-    kernels = model.kernels(run.batch_size // run.accumulation, length, mesh.size)
+    rows = run.batch_size // run.accumulation
+    kernels = model.kernels(rows, length, mesh.size, mesh.shape["seq"])
     return {
         "devices": f"{device.platform}, {device.device_kind}; jax {jax.__version__}",
         "mesh": describe(mesh),

@@ -172,8 +172,10 @@ def test_choices_that_do_not_go_together_are_refused():
     assert choose("auto", **shape, pattern=SPARSE) == "chunked"
     assert choose("auto", **shape, scaled_only=False) == "chunked"
     assert choose("auto", **shape, pattern=Pattern("linear")) == "linear"
-    with pytest.raises(ConfigError, match="no softmax"):
-        choose("auto", **shape, pattern=Pattern("linear"), cached=True)
+    with pytest.raises(ConfigError, match="has a softmax"):
+        choose("plain", **shape, pattern=Pattern("linear"))
+    with pytest.raises(ConfigError, match="no scores to drop"):
+        choose("auto", **shape, pattern=Pattern("linear"), bias=True)
     with pytest.raises(ConfigError, match="choose one of full"):
         Pattern("sparse")
     with pytest.raises(ConfigError, match="block_size is 0"):

@@ -76,14 +76,6 @@ def test_decoding_with_a_cache_is_the_forward_pass(family, choice):
     assert relative_error(jnp.concatenate(parts, axis=1), expected) < 1e-5
 
 
-def test_linear_attention_has_no_cache():
-    model, params = built("gpt2", **CHOICES["linear"])
-    with pytest.raises(ConfigError, match="no cache"):
-        model.hidden(
-            params, TOKENS[:, :1], positions=TOKENS[:, :1] * 0, cache=model.init_cache(4, 8)
-        )
-
-
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_reference_has_not_is_not_written(family, choice):

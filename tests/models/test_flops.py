@@ -24,3 +24,4 @@ def test_a_token_costs_the_keys_that_its_mask_allows(window, pattern, causal):
 def test_linear_attention_costs_the_same_at_any_length():
     short, long = (row_keys(n, head_dim=64, pattern=Pattern("linear")) for n in (128, 32_768))
     assert short == long == 128
+    assert row_keys(128, head_dim=64, pattern=Pattern("linear"), causal=False) == 64
