@@ -10,6 +10,8 @@ Any key of the configuration can be changed on the command line:
 Variants: --config=configs/gpt_quickstart.py:tiny trains in seconds. Meshes: --config.mesh.fsdp=4
 --config.mesh.tensor=2; on a CPU add --emulated_devices=8 to try them.
 
+Someone's weights, on text of one's own: --config=configs/continue_from.py:path/to/folder.
+
 The work directory gets config.json, metrics.csv, TensorBoard events, report.md with the loss curve,
 the tokenizer and the checkpoints. Ctrl-C or SIGTERM saves and leaves; the same command goes on from
 there, and after a crash from the newest checkpoint, as if nothing had happened. The mesh, log.* and

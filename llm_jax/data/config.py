@@ -17,9 +17,11 @@ _WITHOUT_PATH = ("stdlib", "functions")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """How the sentencepiece BPE tokenizer is trained (its size is the model's vocab_size).
+    """Which tokenizer, or how a sentencepiece BPE one is trained, of model.vocab_size pieces.
 
     Attributes:
+      path: what `llm_jax.data.load_tokenizer` reads: a Hugging Face folder, a `*.gguf`, a run's
+        work directory. Empty: that of `init_from`, else one is trained, as the other keys say.
       sample_bytes: at most about this many bytes of the train split are read for training, as
         evenly spaced chunks of lines.
       cross_spaces: whether a piece may hold spaces inside (`"return None\\n"`); on Python code
@@ -27,6 +29,7 @@ class TokenizerConfig:
       max_piece_length: characters of the longest piece.
     """
 
+    path: str = ""
     sample_bytes: int = 6_000_000
     cross_spaces: bool = True
     max_piece_length: int = 32
@@ -55,7 +58,7 @@ class DataConfig:
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       cross_document_attention: let a token attend to earlier documents in its row; the rows then
         carry neither segment ids nor positions: each is one sequence.
-      tokenizer: how the tokenizer is trained.
+      tokenizer: which, or how it is trained.
       read_threads: threads that read batches ahead; 0 reads when asked.
     """
 

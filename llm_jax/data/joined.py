@@ -53,5 +53,9 @@ class JoinedRows:
         lengths = np.sum(batch["segment_ids"] > 0, axis=1)
         lengths = lengths + (lengths > 0)
         return packing.unpack(
-            tokens, lengths, bos_id=self.manifest.bos_id, cross_document_attention=False
+            tokens,
+            lengths,
+            bos_id=self.manifest.bos_id,
+            eos_id=self.manifest.eos_id,
+            cross_document_attention=False,
         )

@@ -30,8 +30,9 @@ class Manifest:
       files: sha256 of every file in the directory but this one, by relative path.
       sequence_length: inputs in a row.
       vocab_size: pieces of the tokenizer (at most the number asked for).
-      bos_id: the token before each document.
-      tokenizer_sha256: of `tokenizer.model`.
+      bos_id, eos_id: the tokens before and behind each document.
+      pad_id: the tokenizer's padding, where it has one.
+      tokenizer_sha256: of `tokenizer.model`, or of a pretrained one's `tokenizer.json`.
       tokens_sha256: of each split's token file.
       images: of images their shape (C, H, W), number of classes, mean and deviation of the train
         split's pixels; else empty.
@@ -50,6 +51,8 @@ class Manifest:
     sequence_length: int = 0
     vocab_size: int = 0
     bos_id: int = 0
+    eos_id: int | None = None
+    pad_id: int | None = None
     tokenizer_sha256: str = ""
     tokens_sha256: dict = dataclasses.field(default_factory=dict)
     images: dict = dataclasses.field(default_factory=dict)

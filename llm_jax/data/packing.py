@@ -1,6 +1,7 @@
 """Token rows: documents one after another, cut to equal lengths, kept in array_record files.
 
-The stream of a split is `BOS tokens EOS` for each document in turn. To predict next tokens, row `i`
+The stream of a split is `BOS tokens EOS` for each document in turn; where one mark is both, it
+stands once between two documents. To predict next tokens, row `i`
 holds its tokens `i*T .. i*T + T` (T + 1 of them): inputs are the first T, targets the last T, so
 rows overlap by one token and every token is a target exactly once. A record is the row's tokens
 alone, in the smallest unsigned type that holds an id; the last one may be shorter. What else a
@@ -63,7 +64,12 @@ def write_rows(path: Path, rows: Iterable[np.ndarray], dtype: np.dtype) -> int:
 
 
 def unpack(
-    rows: np.ndarray, lengths: np.ndarray, *, bos_id: int, cross_document_attention: bool
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    bos_id: int,
+    cross_document_attention: bool,
+    eos_id: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Turns rows of tokens into a batch.
 
@@ -72,6 +78,7 @@ def unpack(
       lengths: [B] how many of a row's tokens are real (0 or 2 .. T + 1); the rest is padding.
       bos_id: the token that begins a document.
       cross_document_attention: leave segment ids and positions out: a row is one sequence.
+      eos_id: the token that ends a document; one that is `bos_id` as well is predicted.
 
     Returns:
       tokens, targets [B, T] int32; weights [B, T] float32, 1 where the target is real and belongs
@@ -86,7 +93,7 @@ def unpack(
     batch = {
         "tokens": rows[:, :-1],
         "targets": rows[:, 1:],
-        "weights": (real[:, 1:] & ~starts[:, 1:]).astype(np.float32),
+        "weights": (real[:, 1:] & ~(starts[:, 1:] & (bos_id != eos_id))).astype(np.float32),
     }
     if cross_document_attention:
         return batch

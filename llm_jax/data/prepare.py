@@ -1,9 +1,10 @@
 """From text to rows of tokens on disk: documents, tokenizer, packed rows, manifest.
 
-A prepared directory holds `documents/` (TFDS, array_record), `tokenizer.model`,
-`tokens-train.array_record`, `tokens-validation.array_record` and `manifest.json`; of images see
-`llm_jax.data.images`. It appears at once and whole: everything is written to `NAME.partial` beside
-it, which is renamed at the end.
+A prepared directory holds `documents/` (TFDS, array_record), the tokenizer (`tokenizer.model`, or
+`tokenizer.json` and `tokenizer_config.json` of a pretrained one), `tokens-train.array_record`,
+`tokens-validation.array_record` and `manifest.json`; of images see `llm_jax.data.images`. It
+appears at once and whole: everything is written to `NAME.partial` beside it, which is renamed at
+the end.
 """
 
 import os
@@ -24,9 +25,8 @@ from llm_jax.data.manifest import verify as verify_files
 from llm_jax.data.objectives import NextToken
 from llm_jax.data.pairs import open_pairs
 from llm_jax.data.sources import SPLITS, open_source
-from llm_jax.data.tokenizers import Tokenizer, train
+from llm_jax.data.tokenizers import FILES, Tokenizer, load_tokenizer, train
 
-TOKENIZER_FILE = "tokenizer.model"
 _ENCODE_PARTS = 64
 
 
@@ -44,7 +44,8 @@ def prepare(
 
     Args:
       config: source, row length and tokenizer options.
-      vocab_size: pieces wanted of the tokenizer; short texts may give fewer.
+      vocab_size: pieces wanted of a tokenizer that is trained (short texts may give fewer), and
+        the most that one of `config.tokenizer.path` may have.
       directory: where; made if missing, together with its parents.
       objective: of `llm_jax.data.objectives`: how long records are, and which symbols the
         tokenizer must have.
@@ -53,9 +54,10 @@ def prepare(
       the manifest.
 
     Raises:
-      ConfigError: no usable text (see `open_source`), a vocabulary too small, a directory that
-        cannot be written, that holds something else or data of another configuration (the
-        differing keys are named), or a file in it that is damaged or missing (named).
+      ConfigError: no usable text (see `open_source`), a vocabulary too small, a tokenizer that is
+        not there or lacks symbols of the objective, a directory that cannot be written, that holds
+        something else or data of another configuration (the differing keys are named), or a file
+        in it that is damaged or missing (named).
     """
     directory = Path(directory)
     source = _OPEN[config.kind](config)
@@ -133,6 +135,8 @@ def _write(
 ) -> Manifest:
     from llm_jax.data import documents
 
+    given = config.tokenizer.path
+    tokenizer = _given_tokenizer(given, vocab_size, objective) if given else None
     logging.info("data: writing the documents of %d files", len(source.files))
     documents.write_documents(source, directory / "documents")
     counts = {"documents": {}, "bytes": {}, "tokens": {}, "rows": {}}
@@ -144,21 +148,22 @@ def _write(
         counts["documents"][split] = sum(part == 0 for part, _ in sizes)
         counts["bytes"][split] = sum(size for _, size in sizes)
 
-    logging.info("data: training a tokenizer of %d pieces", vocab_size)
-    every = -(-counts["bytes"]["train"] // config.tokenizer.sample_bytes)
-    texts = (text for _, text in documents.read_documents(directory / "documents", "train"))
-    if config.kind == "pairs":
-        pairs = documents.read_pairs(directory / "documents", "train")
-        texts = (text for pair in pairs for text in pair)
-    model = train(
-        texts,
-        vocab_size=vocab_size,
-        config=config.tokenizer,
-        every=every,
-        symbols=objective.symbols,
-    )
-    (directory / TOKENIZER_FILE).write_bytes(model)
-    tokenizer = Tokenizer(model)
+    if tokenizer is None:
+        logging.info("data: training a tokenizer of %d pieces", vocab_size)
+        texts = (text for _, text in documents.read_documents(directory / "documents", "train"))
+        if config.kind == "pairs":
+            pairs = documents.read_pairs(directory / "documents", "train")
+            texts = (text for pair in pairs for text in pair)
+        tokenizer = Tokenizer(
+            train(
+                texts,
+                vocab_size=vocab_size,
+                config=config.tokenizer,
+                every=-(-counts["bytes"]["train"] // config.tokenizer.sample_bytes),
+                symbols=objective.symbols,
+            )
+        )
+    tokenizer.save(directory)
 
     dtype = packing.token_dtype(tokenizer.vocab_size)
     for split in SPLITS:
@@ -176,13 +181,14 @@ def _write(
         length = objective.record_length(config.sequence_length)
         rows = packing.pack(stream, length, objective.overlap)
         counts["rows"][split] = packing.write_rows(path, rows, dtype)
-        counts["tokens"][split] = stream.length - counts["documents"][split]
+        counts["tokens"][split] = stream.tokens
 
     files = {
         path.relative_to(directory).as_posix(): sha256_of(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+    bos_id, eos_id = tokenizer.marks
     return Manifest(
         format=FORMAT,
         inputs=inputs,
@@ -190,13 +196,32 @@ def _write(
         python=platform.python_version(),
         sequence_length=config.sequence_length,
         vocab_size=tokenizer.vocab_size,
-        bos_id=tokenizer.bos_id,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        pad_id=tokenizer.pad_id,
         hold_out="file ends" if source.cut_within_files else _HOLD_OUT[config.source],
-        tokenizer_sha256=files[TOKENIZER_FILE],
+        tokenizer_sha256=next(files[name] for name in FILES if name in files),
         tokens_sha256={split: files[token_file(split)] for split in SPLITS},
         files=files,
         **counts,
     )
+
+
+def _given_tokenizer(path: str, vocab_size: int, objective):
+    """Returns the tokenizer of `path`, which fits the model and the objective."""
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {vocab_size} and the tokenizer of {path} has "
+            f"{tokenizer.vocab_size} pieces: give that, or another data.tokenizer.path"
+        )
+    if missing := [name for name in objective.symbols if name not in tokenizer.symbols]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(
+            f"objective.name {objective.name!r} needs {', '.join(missing[:3])}{more}, which the "
+            f"tokenizer of {path} has not: choose another objective or data.tokenizer.path"
+        )
+    return tokenizer
 
 
 _HOLD_OUT = {"stdlib": "files", "text": "files", "functions": "files", "pairs": "sources"}
@@ -205,22 +230,25 @@ _HOLD_OUT = {"stdlib": "files", "text": "files", "functions": "files", "pairs": 
 class _PairRecords:
     """Records of (source, target) pairs: two lengths, the source's tokens and the target's.
 
-    What is longer than a row is cut; every target ends in EOS. `target_tokens` counts those of
-    the targets that have passed.
+    What is longer than a row is cut; every target ends in EOS. A pretrained tokenizer puts its
+    marks around both, which are never cut. `target_tokens` counts those of the targets that have
+    passed.
     """
 
-    def __init__(self, pairs, tokenizer: Tokenizer, source_length: int, target_length: int):
+    def __init__(self, pairs, tokenizer, source_length: int, target_length: int):
         self._pairs, self._tokenizer = pairs, tokenizer
         self._lengths = source_length, target_length
         self.target_tokens = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         longest_source, longest_target = self._lengths
+        before, behind = self._tokenizer.frame
+        end = behind or [self._tokenizer.marks[1]]
         for group in _groups(self._pairs):
-            encoded = self._tokenizer.encode_all([text for pair in group for text in pair])
+            encoded = self._tokenizer.encode_documents([text for pair in group for text in pair])
             for source, target in zip(encoded[::2], encoded[1::2]):
-                source = source[:longest_source]
-                target = [*target[: longest_target - 1], self._tokenizer.eos_id]
+                source = _framed(source, before, behind, longest_source)
+                target = _framed(target, before, end, longest_target)
                 self.target_tokens += len(target)
                 row = np.zeros(2 + longest_source + longest_target, np.int64)
                 row[:2] = len(source), len(target)
@@ -229,30 +257,40 @@ class _PairRecords:
                 yield row
 
 
-class _Stream:
-    """The token stream of (part, text) pairs, in pieces; `length` counts what has passed."""
+def _framed(ids: list[int], before: list[int], behind: list[int], length: int) -> list[int]:
+    """Returns at most `length` tokens with the marks around `ids`."""
+    return [*before, *ids[: max(0, length - len(before) - len(behind))], *behind][-length:]
 
-    def __init__(self, parts: Iterator[tuple[int, str]], tokenizer: Tokenizer, dtype: np.dtype):
+
+class _Stream:
+    """The token stream of (part, text) pairs, in pieces.
+
+    `tokens` counts what has passed: those of the documents, and one end mark each.
+    """
+
+    def __init__(self, parts: Iterator[tuple[int, str]], tokenizer, dtype: np.dtype):
         self._parts, self._tokenizer, self._dtype = parts, tokenizer, dtype
-        self.length = 0
+        self.tokens = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for piece in self._pieces():
-            self.length += len(piece)
             yield np.asarray(piece, self._dtype)
 
     def _pieces(self) -> Iterator[list[int]]:
-        bos, eos = [self._tokenizer.bos_id], [self._tokenizer.eos_id]
+        bos, eos = self._tokenizer.marks
+        between = [bos] if bos == eos else [eos, bos]
         first = True
         for group in _groups(self._parts):
-            encoded = self._tokenizer.encode_all([text for _, text in group])
+            encoded = self._tokenizer.encode_documents([text for _, text in group])
             for (part, _), ids in zip(group, encoded):
                 if part == 0:
-                    yield bos if first else eos + bos
+                    yield [bos] if first else between
                     first = False
+                    self.tokens += 1
+                self.tokens += len(ids)
                 yield ids
         if not first:
-            yield eos
+            yield [eos]
 
 
 def _groups(parts: Iterator[tuple]) -> Iterator[list[tuple]]:

@@ -15,9 +15,9 @@ from llm_jax.data import packing
 from llm_jax.data.images import ImageRows
 from llm_jax.data.manifest import Manifest, load_manifest, verify
 from llm_jax.data.objectives import NextToken, Vocabulary
-from llm_jax.data.prepare import TOKENIZER_FILE, token_file
+from llm_jax.data.prepare import token_file
 from llm_jax.data.sources import SPLITS
-from llm_jax.data.tokenizers import load_tokenizer
+from llm_jax.data.tokenizers import FILES, load_tokenizer
 
 # A split up to this size is held in memory; a larger one is read record by record.
 IN_MEMORY_BYTES = 256 << 20
@@ -173,7 +173,8 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
     manifest = load_manifest(directory)
     if objective.kind == "images":
         return ImageRows(directory, split, manifest, objective)
-    verify(directory, manifest, [TOKENIZER_FILE, token_file(split)])
+    tokenizer_files = [name for name in FILES if name in manifest.files]
+    verify(directory, manifest, [*tokenizer_files, token_file(split)])
     path = directory / token_file(split)
     if objective.kind == "pairs":
         return PairRows(path, split, manifest, objective)

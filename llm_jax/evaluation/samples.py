@@ -46,7 +46,7 @@ def draw_samples(model, params, run: RunConfig, data_directory: str, held_out):
         temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
     )
     results = Engine(model, params, tokenizer).generate(
-        [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts], options, seed=seed
+        [tokenizer.encode_prompt(prompt) for prompt in prompts], options, seed=seed
     )
     pairs = [(prompt, result.text) for prompt, result in zip(prompts, results)]
     if not config.python:

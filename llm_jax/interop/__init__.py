@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from llm_jax import models
 from llm_jax.configuration import ConfigError, nearest
-from llm_jax.data.tokenizers import PretrainedTokenizer, load_pretrained_tokenizer
+from llm_jax.data.tokenizers import find_tokenizer, load_tokenizer
 from llm_jax.interop import bart, bert, clip, gpt2, llama, marian, mixtral, t5, vit, whisper
 from llm_jax.interop.folder import Folder, equal, listed, read_json, write
 from llm_jax.interop.gguf import GgufFile
@@ -51,13 +51,7 @@ def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[
       ConfigError: an unknown model_type or option, damaged or pickled weights, tensors that are
         missing, too many, or of another shape than the configuration says.
     """
-    folder = GgufFile(path) if str(path).endswith(".gguf") else Folder(path)
-    config = read_config(folder.config)
-    family = _family(config)
-    if hasattr(family, "PREFIX") and isinstance(folder, Folder):
-        folder.complete_names(family.PREFIX)
-    if hasattr(family, "from_tensors"):
-        config = family.from_tensors(config, folder)
+    folder, config = _open(path)
     model = models.build(config)
     entries, shapes = _entries(config), _by_path(model.abstract_params)
     _check(folder, config, entries, shapes)
@@ -74,20 +68,20 @@ def load_pretrained(path: str | os.PathLike, mesh: Mesh | None = None) -> tuple[
     return config, _nested(params)
 
 
-def load_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer:
-    """Returns the tokenizer of a Hugging Face folder or GGUF file; see `PretrainedTokenizer`."""
-    if str(path).endswith(".gguf"):
-        return GgufFile(path).tokenizer()
-    return load_pretrained_tokenizer(path)
+def load_config(path: str | os.PathLike) -> Any:
+    """Returns the `config` of `load_pretrained(path)`; no tensor is read."""
+    return _open(path)[1]
 
 
-def find_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer | None:
-    """Returns `load_tokenizer(path)`, or None where a folder has no file of a tokenizer."""
-    folder = Path(path)
-    kinds = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-    if folder.is_dir() and not any(next(folder.glob(kind), None) for kind in kinds):
-        return None
-    return load_tokenizer(path)
+def _open(path: str | os.PathLike) -> tuple[Folder | GgufFile, Any]:
+    folder = GgufFile(path) if str(path).endswith(".gguf") else Folder(path)
+    config = read_config(folder.config)
+    family = _family(config)
+    if hasattr(family, "PREFIX") and isinstance(folder, Folder):
+        folder.complete_names(family.PREFIX)
+    if hasattr(family, "from_tensors"):
+        config = family.from_tensors(config, folder)
+    return folder, config
 
 
 def is_pretrained(path: str | os.PathLike) -> bool:

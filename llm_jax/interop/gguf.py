@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_jax.configuration import ConfigError
-from llm_jax.data.tokenizers.pretrained import PretrainedTokenizer, byte_level
+from llm_jax.data.tokenizers.gguf import field, open_gguf
 
 # GGUF's names by Hugging Face's; {} is a block's number.
 _BLOCK = {
@@ -29,8 +29,6 @@ _OUTER = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-# Which pre-tokenizers cut numbers into digits before GPT-2's pattern is applied.
-_SINGLE_DIGITS = {"smollm": True, "gpt-2": False, "default": False}
 
 
 class GgufFile:
@@ -46,7 +44,7 @@ class GgufFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._reader = _reader(self.path)
+        self._reader = open_gguf(self.path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         architecture = self._field("general.architecture")
         if architecture != "llama":
@@ -55,8 +53,7 @@ class GgufFile:
         self._names = self._named()
 
     def _field(self, name: str, default=None):
-        field = self._reader.get_field(name)
-        return default if field is None else field.contents()
+        return field(self._reader, name, default)
 
     def _config(self) -> dict:
         def need(name):
@@ -140,42 +137,3 @@ class GgufFile:
         if stop is None:
             return values
         return values[(slice(None),) * axis + (slice(start, stop),)]
-
-    def tokenizer(self) -> PretrainedTokenizer:
-        """Returns the tokenizer in the file, with its chat template.
-
-        Raises:
-          ConfigError: a kind other than byte-level BPE.
-        """
-        kind, pre = (
-            self._field("tokenizer.ggml.model"),
-            self._field("tokenizer.ggml.pre", "default"),
-        )
-        if kind != "gpt2" or pre not in _SINGLE_DIGITS:
-            raise ConfigError(f"{self.path} has a tokenizer {kind!r}/{pre!r}, which is not known")
-        tokens = self._field("tokenizer.ggml.tokens")
-        merges = [tuple(pair.split(" ")) for pair in self._field("tokenizer.ggml.merges")]
-        vocab = {token: number for number, token in enumerate(tokens)}
-        backend = byte_level(vocab, merges, single_digits=_SINGLE_DIGITS[pre])
-        control = 3
-        types = self._field("tokenizer.ggml.token_type", [])
-        backend.add_special_tokens([t for t, kind in zip(tokens, types) if kind == control])
-        special = {}
-        for role, name in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
-            number = self._field(f"tokenizer.ggml.{name}_token_id")
-            if number is not None:
-                special[role] = tokens[number]
-        return PretrainedTokenizer(backend, special, self._field("tokenizer.chat_template"))
-
-
-def _reader(path: Path):
-    try:
-        import gguf
-    except ImportError:
-        raise ConfigError("GGUF files need the package gguf: pip install llm_jax[gguf]") from None
-    if not path.is_file():
-        raise ConfigError(f"{path} is no file: give a *.gguf")
-    try:
-        return gguf.GGUFReader(path)
-    except Exception as error:  # its own errors have no common class
-        raise ConfigError(f"{path} is damaged: {error}; fetch it anew") from error

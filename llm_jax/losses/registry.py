@@ -47,8 +47,14 @@ TASKS = {
 }
 
 
-def check(objective, model_config) -> None:
-    """Raises ConfigError if a model of `model_config` cannot be trained with `objective`."""
+def check(objective, model_config, *, own_tokenizer: bool = True) -> None:
+    """Raises ConfigError if a model of `model_config` cannot be trained with `objective`.
+
+    Args:
+      objective: of `llm_jax.data.objectives`.
+      model_config: the model's.
+      own_tokenizer: one is trained, whose padding and end are known; else the data's manifest says.
+    """
     task = TASKS[objective.name]
     if model_config.family not in task.families:
         fitting = [name for name, other in TASKS.items() if model_config.family in other.families]
@@ -59,6 +65,8 @@ def check(objective, model_config) -> None:
             )
         )  # fmt: skip
     for key, values in task.needs.items():
+        if key in _TOKENS and not own_tokenizer:
+            continue
         if getattr(model_config, key) not in values:
             raise ConfigError(
                 f"model.{key} is {getattr(model_config, key)!r}, and objective.name "

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from llm_jax import interop, models
 from llm_jax.configuration import ConfigError, to_dict
+from llm_jax.data.tokenizers import FILES as TOKENIZER_FILES
 from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
 from llm_jax.training.precision import policy
@@ -21,8 +22,8 @@ from llm_jax.training.state import placed
 
 def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
     """Returns the files that go beside the weights: configuration, data manifest, tokenizer."""
-    names = ["manifest.json"] + ["tokenizer.model"] * (run.objective.kind != "images")
-    files = {name: Path(data_directory, name).read_bytes() for name in names}
+    paths = [Path(data_directory, name) for name in ("manifest.json", *TOKENIZER_FILES)]
+    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
     return files | {"config.json": json.dumps(to_dict(run), indent=2).encode()}
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from llm_jax import models, optim
 from llm_jax.losses import registry
 from llm_jax.parallel import mesh as meshes
+from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training import state, step
 from llm_jax.training.precision import Policy, policy
 from llm_jax.training.run import RunConfig
@@ -45,7 +46,8 @@ def make_trainer(run: RunConfig) -> Trainer:
       ConfigError: an objective that is not the family's; a mesh that does not fit the devices, the
         batch or the parameters; an optimizer table that does not fit the parameters.
     """
-    registry.check(run.objective, run.model)
+    own = not (run.data.tokenizer.path or run.init_from)
+    registry.check(run.objective, run.model, own_tokenizer=own)
     numbers = policy(run.precision)
     numbers.activate()
     mesh = meshes.make_mesh(run.mesh)
@@ -56,7 +58,8 @@ def make_trainer(run: RunConfig) -> Trainer:
     init = functools.partial(state.new_state, model.init, optimizer, numbers)
     key = jax.random.key(run.seed)
     abstract = jax.eval_shape(init, key)
-    shardings = state.shardings(abstract, axes, optim.state_axes(optimizer, shapes, axes), mesh)
+    state_axes = optim.state_axes(optimizer, shapes, axes)
+    shardings = state.shardings(abstract, axes, state_axes, mesh, run.parallel)
 
     def loss(params, batch, dropout_key):
         task = registry.TASKS[run.objective.name]
@@ -69,6 +72,7 @@ def make_trainer(run: RunConfig) -> Trainer:
         seed=run.seed,
         policy=numbers,
         accumulation=run.accumulation,
+        gradient_shardings=tree_shardings(shapes, axes, mesh, run.parallel.rules(2)),
     )
     return Trainer(
         mesh=mesh,

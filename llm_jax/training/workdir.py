@@ -1,5 +1,6 @@
 """The work directory: whose run it is, and that it can be written."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -45,12 +46,18 @@ def claim_workdir(workdir: str, config: RunConfig) -> None:
 def prepare_data(config: RunConfig, workdir: str) -> data.Manifest:
     """Returns the manifest of the run's data in `WORKDIR/data`, made by the first process.
 
-    The others wait for it; the work directory is shared by all.
+    The others wait for it; the work directory is shared by all. A run that goes on with other
+    parameters goes on with their tokenizer, unless `data.tokenizer.path` names another.
+
+    Raises:
+      ConfigError: as `data.prepare`, or the model counts on another tokenizer's padding or end.
     """
+    given = config.data.tokenizer
+    tokenizer = dataclasses.replace(given, path=given.path or config.init_from)
 
     def prepare():
         return data.prepare(
-            config.data,
+            dataclasses.replace(config.data, tokenizer=tokenizer),
             vocab_size=getattr(config.model, "vocab_size", 0),  # images have none
             directory=data_directory(workdir),
             objective=config.objective,
@@ -59,7 +66,14 @@ def prepare_data(config: RunConfig, workdir: str) -> data.Manifest:
     if jax.process_index() == 0:
         manifest = prepare()
     multihost_utils.sync_global_devices("data")
-    return manifest if jax.process_index() == 0 else prepare()
+    manifest = manifest if jax.process_index() == 0 else prepare()
+    for key, needed in (("pad_token_id", manifest.pad_id), ("eos_token_id", manifest.eos_id)):
+        if needed is not None and getattr(config.model, key, needed) != needed:
+            raise ConfigError(
+                f"model.{key} is {getattr(config.model, key)} and the tokenizer has {needed} for "
+                f"it: set model.{key} to that"
+            )
+    return manifest
 
 
 def data_directory(workdir: str) -> str:

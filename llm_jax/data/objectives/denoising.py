@@ -16,7 +16,9 @@ from llm_jax.data.objectives.text import Cut, TextObjective
 class Denoising(TextObjective):
     """A row's text is spoilt; the decoder writes the whole of it.
 
-    The marks between a row's documents are left out; sentences stay in their document.
+    The marks between a row's documents are left out; sentences stay in their document. What the
+    tokenizer puts before a text (BART's <s>) comes first in source and target; what that pushes out
+    is lost at the row's end.
 
     Attributes:
       name: of the objective.
@@ -66,22 +68,24 @@ class Denoising(TextObjective):
         """
         rows, lengths, randoms, vocabulary, sequence_length, _ = cut
         mask_id = vocabulary.symbol_ids(self.symbols)[0]
+        before = np.array(vocabulary.before, np.int32)
+        room = sequence_length - 1 - len(before)
         pairs = []
         for row, length, random in zip(rows, lengths, randoms):
             row = row[:length]
             keep = ~vocabulary.special[row]
-            text = row[keep]
+            text = row[keep][:room]
             if not len(text):
                 pairs.append((text, text))
                 continue
             spoilt = text
             if self.permute_sentences:
-                documents = np.cumsum(row == vocabulary.bos_id)[keep]
+                documents = np.cumsum(row == vocabulary.bos_id)[keep][:room]
                 spoilt = _permute(text, documents, vocabulary.line_ends, random)
             spoilt = self._infill(spoilt, mask_id, random)
             pairs.append((
-                np.append(spoilt, vocabulary.eos_id),
-                np.append(text, vocabulary.eos_id),
+                np.concatenate([before, spoilt, [vocabulary.eos_id]]),
+                np.concatenate([before, text, [vocabulary.eos_id]]),
             ))  # fmt: skip
         return pad_pairs(
             pairs,

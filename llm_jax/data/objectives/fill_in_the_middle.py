@@ -71,6 +71,7 @@ class FillInTheMiddle(TextObjective):
             changed,
             lengths,
             bos_id=vocabulary.bos_id,
+            eos_id=vocabulary.eos_id,
             cross_document_attention=cross_document_attention,
         )
 

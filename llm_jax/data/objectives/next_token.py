@@ -35,5 +35,6 @@ class NextToken(TextObjective):
             cut.rows,
             cut.lengths,
             bos_id=cut.vocabulary.bos_id,
+            eos_id=cut.vocabulary.eos_id,
             cross_document_attention=cut.cross_document_attention,
         )

@@ -32,6 +32,7 @@ class Tokenizer:
     Attributes:
       vocab_size: number of pieces; token ids are below it.
       bos_id, eos_id: the marks before and after a document; text never encodes to them.
+      pad_id: what fills up rows; text never encodes to it either.
       symbols: ids of the special pieces that `train` was given, by name; text never encodes to
         them, and they decode to nothing.
     """
@@ -40,10 +41,12 @@ class Tokenizer:
         """Reads a serialized sentencepiece model (raises RuntimeError for other bytes)."""
         import sentencepiece
 
+        self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
+        self.pad_id: int = _UNK_ID
         self.symbols: dict[str, int] = {
             self._processor.id_to_piece(piece_id): piece_id
             for piece_id in range(self.vocab_size)
@@ -86,6 +89,24 @@ class Tokenizer:
                 ids = ids + self._space_mark + next(encoded)
             result.append(ids)
         return result
+
+    @property
+    def marks(self) -> tuple[int, int]:
+        """Ids of the marks that begin and end a document."""
+        return self.bos_id, self.eos_id
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Ids that stand before and behind a text of their own accord: none."""
+        return [], []
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns `encode_all`: what reads like a mark in a text is text."""
+        return self.encode_all(texts)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `tokenizer.model` into `folder`."""
+        Path(folder, "tokenizer.model").write_bytes(self._model)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of `ids`: marks are left out, bytes that are no UTF-8 become U+FFFD."""

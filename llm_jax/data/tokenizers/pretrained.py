@@ -7,16 +7,43 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
+from tokenizers import models, processors
 from tokenizers.decoders import DecodeStream
 
 from llm_jax.configuration import ConfigError
+from llm_jax.data.tokenizers.backends import byte_level, sentencepiece_unigram, word_piece
 
 ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+# The marks of BERT, RoBERTa and BART, T5, and GPT-2, whose folders often do not name them.
+_USUAL = (
+    {"unk": "[UNK]", "pad": "[PAD]", "sep": "[SEP]", "cls": "[CLS]", "mask": "[MASK]"},
+    {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>", "sep": "</s>", "cls": "<s>",
+     "mask": "<mask>"},
+    {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
+    dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"),
+)  # fmt: skip
+# What StarCoder, Qwen, SantaCoder, Code Llama and DeepSeek call the pieces that objectives know.
+_SYMBOLS = {
+    "<mask>": ("[MASK]",),
+    "<fim_prefix>": (
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "\u2581<PRE>",
+        "<\uff5cfim\u2581begin\uff5c>",
+    ),
+    "<fim_middle>": ("<|fim_middle|>", "<fim-middle>", "\u2581<MID>", "<\uff5cfim\u2581end\uff5c>"),
+    "<fim_suffix>": (
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "\u2581<SUF>",
+        "<\uff5cfim\u2581hole\uff5c>",
+    ),
+}
 
 
 class PretrainedTokenizer:
@@ -26,6 +53,8 @@ class PretrainedTokenizer:
       vocab_size: ids are below it; added tokens count.
       special: text of the special tokens by role, e.g. `{"eos": "</s>"}`.
       bos_id, eos_id, pad_id: their ids, None where there is none.
+      symbols: ids of the special tokens by their texts, and by the objectives' names for them.
+      word_pieces: whether it is WordPiece, in which "##" joins a piece to the one before.
       chat_template: Jinja source, or None.
     """
 
@@ -35,12 +64,100 @@ class PretrainedTokenizer:
         backend.no_truncation()
         self.special = special
         self.chat_template = chat_template
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        # Ids may have gaps.
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
         self.bos_id, self.eos_id, self.pad_id = (self._id(role) for role in ("bos", "eos", "pad"))
+        self.word_pieces = isinstance(backend.model, models.WordPiece)
+        self.symbols = self._symbols()
 
     def _id(self, role: str) -> int | None:
         text = self.special.get(role)
         return None if text is None else self._backend.token_to_id(text)
+
+    def _symbols(self) -> dict[str, int]:
+        added = self._backend.get_added_tokens_decoder()
+        found = {token.content: number for number, token in added.items() if token.special}
+        found |= {text: self._backend.token_to_id(text) for text in self.special.values()}
+        for name, others in _SYMBOLS.items():
+            # The role first; some vocabularies have others as ordinary pieces.
+            texts = [self.special.get(name.strip("<>"), name), name, *others]
+            ids = [self._backend.token_to_id(text) for text in texts]
+            found[name] = next((number for number in ids if number is not None), None)
+        return {text: number for text, number in found.items() if number is not None}
+
+    @property
+    def marks(self) -> tuple[int, int]:
+        """Ids of the marks that begin and end a document; one mark may do both.
+
+        Llama's, RoBERTa's and BART's are BOS and EOS, BERT's [CLS] and [SEP]; with nothing but an
+        end mark (GPT-2, Qwen, T5) that one stands between documents.
+
+        Raises:
+          ConfigError: the tokenizer has no such mark.
+        """
+        ids = {role: self._id(role) for role in ("bos", "cls", "eos", "sep")}
+        begins = [ids[role] for role in ("bos", "cls", "eos", "sep") if ids[role] is not None]
+        ends = [ids[role] for role in ("eos", "sep", "bos", "cls") if ids[role] is not None]
+        if not begins:
+            raise ConfigError(
+                "the tokenizer names no mark for a document's beginning or end: give one with "
+                "bos_token, eos_token, cls_token or sep_token in its tokenizer_config.json"
+            )
+        return begins[0], ends[0]
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer puts before and behind a text of its own accord."""
+        text = "a"
+        ids, plain = self.encode(text), self.encode(text, add_special_tokens=False)
+        behind = self._marks_behind(ids, plain)
+        end = len(ids) - behind
+        return ids[: end - len(plain)], ids[end:]
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text without marks; what reads like a mark in it is text.
+
+        A unigram model knows no other pieces for it: there it is unknown.
+        """
+        self._backend.encode_special_tokens = True
+        try:
+            encoded = self.encode_all(texts, add_special_tokens=False)
+        finally:
+            self._backend.encode_special_tokens = False
+        unknown = self._id("unk")
+        special = set(self.symbols.values()) - {unknown}
+        return [
+            ids if special.isdisjoint(ids) else [unknown if i in special else i for i in ids]
+            for ids in encoded
+        ]
+
+    def pieces(self) -> list[bytes]:
+        """Returns the UTF-8 bytes that each token stands for, none for the special ones.
+
+        A space in front is part of a token, in WordPiece of every piece without "##". The unknown
+        token stands for U+FFFD.
+        """
+        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        byte_level = "ByteLevel" in json.dumps(json.loads(self._backend.to_str())["decoder"])
+        unknown = None if byte_level else self._id("unk")
+        special = set(self.symbols.values()) - {unknown}
+
+        def read(text: str, number: int) -> bytes:
+            if number == unknown:
+                return (" \ufffd" if self.word_pieces else "\ufffd").encode()
+            if byte_level and text not in added:
+                return bytes(_BYTES[character] for character in text)
+            if self.word_pieces:
+                return (text[2:] if text.startswith("##") else f" {text}").encode()
+            if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", text):
+                return bytes([int(byte[1], 16)])
+            return text.replace("▁", " ").encode()
+
+        found = [b""] * self.vocab_size
+        for text, number in self._backend.get_vocab(with_added_tokens=True).items():
+            if number not in special:
+                found[number] = read(text, number)
+        return found
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Returns the ids of `text`; special tokens that stand in it count as such."""
@@ -157,6 +274,31 @@ class TextDecoder:
         return self._tokenizer.decode(self._ids)[self._written :]
 
 
+def _byte_characters() -> dict[str, int]:
+    """Returns the byte that each character of byte-level BPE stands for.
+
+    Printable ones of Latin-1 stand for themselves, the others follow from U+0100 on; Radford et al.
+    2019.
+    """
+    kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in kept]
+    return {chr(byte): byte for byte in kept} | {
+        chr(256 + place): byte for place, byte in enumerate(others)
+    }
+
+
+_BYTES = _byte_characters()
+
+
+def is_there(folder: Path) -> bool:
+    """Says whether `folder` has a tokenizer to load here; a lone `tokenizer.model` is our own."""
+    names = {file.name for file in folder.glob("*")}
+    models_ = {name for name in names if name.endswith(".model")}
+    if "tokenizer_config.json" not in names:
+        models_.discard("tokenizer.model")
+    return bool(models_ or names & {"tokenizer.json", "vocab.txt", "vocab.json"})
+
+
 def load_pretrained_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer:
     """Reads the tokenizer of a checkpoint's folder.
 
@@ -175,7 +317,12 @@ def load_pretrained_tokenizer(path: str | os.PathLike) -> PretrainedTokenizer:
         raise
     except Exception as error:  # the library's own errors have no common class
         raise ConfigError(f"the tokenizer in {folder} is damaged: {error}") from error
-    return PretrainedTokenizer(backend, special, template)
+    return PretrainedTokenizer(backend, special or _usual(backend.get_vocab()), template)
+
+
+def _usual(vocab: Mapping[str, int]) -> dict[str, str]:
+    """Returns the marks of the first family in `_USUAL` that `vocab` has all of."""
+    return next((marks for marks in _USUAL if not set(marks.values()) - vocab.keys()), {})
 
 
 def _backend(folder: Path, settings: dict, special: dict[str, str]) -> Backend:
@@ -189,7 +336,8 @@ def _backend(folder: Path, settings: dict, special: dict[str, str]) -> Backend:
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
         pairs = [tuple(line.split(" ")) for line in merges if line and not line.startswith("#v")]
-        backend = byte_level(_json(folder / "vocab.json"), pairs)
+        vocab = _json(folder / "vocab.json")
+        backend, special = byte_level(vocab, pairs), special or _usual(vocab)
         if "cls" in special and "sep" in special:
             ends = [(special[name], backend.token_to_id(special[name])) for name in ("sep", "cls")]
             backend.post_processor = processors.RobertaProcessing(
@@ -199,81 +347,11 @@ def _backend(folder: Path, settings: dict, special: dict[str, str]) -> Backend:
         return backend
     models_ = sorted(folder.glob("*.model"))
     if models_:
-        return _sentencepiece(models_[0], settings)
+        return sentencepiece_unigram(models_[0], settings)
     raise ConfigError(
         f"{folder} has no tokenizer: give a folder with tokenizer.json, vocab.txt, vocab.json and "
         "merges.txt, or a sentencepiece .model"
     )
-
-
-def word_piece(words: Sequence[str], *, lowercase: bool) -> Backend:
-    """Returns BERT's tokenizer over `words`, line n of a vocab.txt being id n.
-
-    Reference: Devlin et al. 2018 (arXiv:1810.04805).
-    """
-    vocab = {word: number for number, word in enumerate(words)}
-    backend = Backend(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    marks = [mark for mark in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if mark in vocab]
-    backend.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(mark, vocab[mark]) for mark in ("[CLS]", "[SEP]")],
-    )
-    return backend
-
-
-def byte_level(
-    vocab: dict[str, int], merges: list[tuple[str, str]], *, single_digits: bool = False
-) -> Backend:
-    """Returns GPT-2's byte-level BPE; `single_digits` cuts numbers into digits first.
-
-    Reference: Radford et al. 2019.
-    """
-    backend = Backend(models.BPE(vocab, merges, fuse_unk=False))
-    pre = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if single_digits:
-        pre = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre])
-    backend.pre_tokenizer = pre
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    return backend
-
-
-def _sentencepiece(path: Path, settings: dict) -> Backend:
-    """Returns a sentencepiece unigram model's tokenizer, T5's way: the end mark behind the text."""
-    import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
-
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    size = processor.vocab_size()
-    kind = settings.get("tokenizer_class", "").removesuffix("Fast")
-    if kind not in ("T5Tokenizer", ""):
-        raise ConfigError(f"{path}: a {kind} is read from tokenizer.json only: add that file")
-    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(size)]
-    backend = Backend(models.Unigram(pieces, processor.unk_id(), byte_fallback=False))
-    proto = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    backend.normalizer = normalizers.Sequence([
-        *([normalizers.Precompiled(charsmap)] if charsmap else []),
-        normalizers.Strip(left=False, right=True),
-        normalizers.Replace(Regex(" {2,}"), "▁"),
-    ])  # fmt: skip
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-    extra = settings.get("extra_ids", 100)
-    backend.add_special_tokens(
-        [processor.id_to_piece(i) for i in range(size) if processor.is_control(i)]
-        + [f"<extra_id_{number}>" for number in reversed(range(extra))]
-    )
-    eos = processor.id_to_piece(processor.eos_id())
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, processor.eos_id())]
-    )
-    return backend
 
 
 def _special(folder: Path, settings: dict) -> dict[str, str]:
