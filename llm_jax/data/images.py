@@ -96,9 +96,13 @@ def write_images(source: ImageSource, inputs: dict, directory: Path) -> Manifest
     """Writes both splits and returns their manifest; `inputs` are what they follow from."""
     count = len(source.images)
     digests = [hashlib.sha256(image.tobytes()).digest() for image in source.images]
-    order = sorted(range(count), key=lambda index: (digests[index], index))
-    held_out = np.zeros(count, bool)
-    held_out[order[: count // HELD_OUT_ONE_IN]] = True
+    border = sorted(digests)[count // HELD_OUT_ONE_IN]
+    held_out = np.array([digest < border for digest in digests])
+    if not held_out.any():
+        raise ConfigError(
+            f"one image is {digests.count(border)} of {count}, and equal images stay in one split, "
+            f"of which validation has one in {HELD_OUT_ONE_IN}: give other images"
+        )
     files, numbers = {}, {}
     for split in SPLITS:
         chosen = held_out if split == "validation" else ~held_out

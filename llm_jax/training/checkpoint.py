@@ -1,7 +1,7 @@
 """Checkpoints: atomic, checked by SHA-256, and whole or absent.
 
 `WORKDIR/checkpoints/00000500/` holds `state/` (Orbax: one pytree, sharded), the run's
-`config.json`, the data's `manifest.json`, `tokenizer.model`, `info.json` (step, layout version)
+`config.json`, the data's `manifest.json`, the tokenizer's files, `info.json` (step, layout version)
 and `checksums.json` over all of them. A save is written to `saving-00000500` by Orbax and a
 thread while training goes on, summed up there, and renamed: a directory with a number for its
 name is whole. Older ones go only after that. `best.json` names the step with the lowest
@@ -10,6 +10,7 @@ validation loss.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -112,9 +113,12 @@ class Checkpoints:
             raise self._failed(failure) from failure
 
     def mark_best(self, step: int, loss: float) -> bool:
-        """Marks `step` as best if its validation loss is the lowest so far; says whether."""
+        """Marks `step` as best if its validation loss is the lowest so far; says whether.
+
+        A loss that is not finite is never the best.
+        """
         best = self.best()
-        if best is not None and best["loss"] <= loss:
+        if not math.isfinite(loss) or (best is not None and best["loss"] <= loss):
             return False
         if jax.process_index() == 0:
             _write(self.directory / "best.json", json.dumps({"step": step, "loss": loss}))

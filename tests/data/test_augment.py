@@ -31,7 +31,7 @@ def test_shifts_and_flips_are_exact_and_all_of_them_come(dtype, flip):
     results = Augmentation(shift=2, flip=flip)(images, generators(600))
     np.testing.assert_array_equal(images, kept)
     assert results.dtype == dtype
-    found = set()
+    found, mirrored = set(), 0
     for image, result in zip(images, results):
         for mirror in (False, True):
             for down in range(-2, 3):
@@ -39,7 +39,9 @@ def test_shifts_and_flips_are_exact_and_all_of_them_come(dtype, flip):
                     source = image[:, :, ::-1] if mirror else image
                     if np.array_equal(result, moved(source, down, right)):
                         found.add((mirror, down, right))
+                        mirrored += mirror
     assert len(found) == (50 if flip else 25)
+    assert abs(mirrored - 300 * flip) < 4.5 * np.sqrt(600) / 2
 
 
 def test_no_option_changes_nothing():
@@ -121,6 +123,32 @@ def test_crops_lie_in_the_image_and_have_the_area_asked_for():
     ratios = (widths / heights)[whole]
     assert 0.749 < ratios.min() < 0.78
     assert 1.3 < ratios.max() < 1.334
+
+
+def test_area_shape_and_place_of_a_crop_are_independent():
+    draws = np.random.default_rng(5).random((20_000, 8))
+    matrix, offset = Augmentation(crop=0.3)._maps(draws, 30, 40)
+    size = matrix[:, [0, 1], [0, 1]] * (30, 40)
+    # The largest areas have few shapes: look at those that every shape has room for.
+    inner = size.prod(1) < 0.55 * 1200
+    size, offset = size[inner], offset[inner]
+    figures = [size.prod(1), size[:, 1] / size[:, 0], *(offset / ((30, 40) - size)).T]
+    assert np.abs(np.corrcoef(figures) - np.eye(4)).max() < 4.5 / np.sqrt(inner.sum())
+
+
+def test_all_options_are_what_each_does_one_after_the_other():
+    draws = np.random.default_rng(6).random((50, 8))
+    options = {"crop": 0.4, "rotation": 30.0, "shift": 3, "flip": True}
+
+    def affine(**options):
+        matrix, offset = Augmentation(**options)._maps(draws, 20, 20)
+        whole = np.zeros((50, 3, 3))
+        whole[:, :2, :2], whole[:, :2, 2], whole[:, 2, 2] = matrix, offset, 1
+        return whole
+
+    crop, turn, shift, flip = (affine(**{name: value}) for name, value in options.items())
+    # A map goes from the result's pixel to the image's: the last option is undone first.
+    np.testing.assert_allclose(affine(**options), crop @ turn @ flip @ shift, atol=1e-12)
 
 
 def test_rotations_stay_within_the_angle():

@@ -72,6 +72,38 @@ def test_processes_share_the_global_batch(rows, count):
         assert parts[0][step]["tokens"].shape[0] == 8 // count
 
 
+class Draws:
+    """Ten rows that are their own number and a draw."""
+
+    split = "train"
+
+    def __len__(self):
+        return 10
+
+    def take(self, indices, randoms):
+        return {"row": np.array(indices), "draw": np.array([r.random() for r in randoms])}
+
+
+def test_chance_is_an_examples_own_and_never_comes_again():
+    def draws(seed, **more):
+        found = take(5, Draws(), seed=seed, batch_size=4, threads=0, **more)
+        return np.concatenate([batch["draw"] for batch in found]).tolist()
+
+    # Two epochs, and two of another seed.
+    assert len({*draws(0), *draws(1)}) == 40
+    assert draws(0, start_step=2)[:12] == draws(0)[8:]
+    halves = [draws(0, process_index=index, process_count=2) for index in range(2)]
+    assert np.reshape(halves, (2, 5, 2)).swapaxes(0, 1).ravel().tolist() == draws(0)
+
+
+def test_chance_in_an_evaluation_is_a_rows_own_whatever_the_batch():
+    whole = next(eval_batches(Draws(), batch_size=10))["draw"].tolist()
+    assert len(set(whole)) == 10
+    for size in (3, 5):
+        parts = [batch["draw"] for batch in eval_batches(Draws(), batch_size=size)]
+        assert np.concatenate(parts).tolist()[:10] == whole
+
+
 def row_numbers(rows, found):
     known = {
         rows[i]["tokens"].tobytes() + rows[i]["targets"].tobytes(): i for i in range(len(rows))
@@ -114,6 +146,7 @@ def test_rows_from_the_file_equal_those_in_memory(prepared, rows, monkeypatch):
         assert_same(filed[index], rows[index])
     indices = [3, -1, 0, len(rows) - 1]
     assert_same(filed.take(indices), rows.take(indices))
+    assert_same(rows[-1], rows[len(rows) - 1])
     assert_same(take(1, filed, seed=0, batch_size=8)[0], take(1, rows, seed=0, batch_size=8)[0])
     with pytest.raises(IndexError):
         filed[len(rows)]

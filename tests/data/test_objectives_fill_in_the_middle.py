@@ -78,6 +78,15 @@ def test_documents_come_back_and_rates_hold():
     assert abs(np.mean(cuts) - np.mean(mean_cuts)) < 4.5 * np.sqrt(1 / 18 / len(cuts))
 
 
+def test_every_pair_of_cuts_comes():
+    row = np.array([BOS, FIRST_TEXT, FIRST_TEXT + 1, EOS, 0, 0, 0, 0], np.int32)
+    rows, lengths = np.tile(row, (300, 1)), np.full(300, 7)
+    objective = FillInTheMiddle(rate=1.0, spm_rate=0.0)
+    batch = objective.batch(rows, lengths, generators(300), VOCABULARY, 7)
+    # Of two tokens, three places to cut: six ways to have a prefix, a middle and a suffix.
+    assert len({tuple(tokens) for tokens in batch["tokens"].tolist()}) == 6
+
+
 def test_targets_and_segments_follow_from_the_changed_row():
     rows, lengths = rows_of(40, T + 1, documents=3)
     for cross in (False, True):

@@ -94,6 +94,17 @@ def test_source_and_target_hold_the_text_and_fill_their_lengths():
     assert batch["weights"][:30].all()
 
 
+def test_each_span_has_a_token_before_it_however_much_is_cut_out():
+    objective = SpanCorruption(noise_density=0.8, mean_span_length=1.0)
+    text = np.arange(FIRST_TEXT, FIRST_TEXT + 20, dtype=np.int32)
+    batch = objective.batch(text[None], np.array([20]), generators(1), VOCABULARY, 20)
+    source = batch["source"][0][batch["source_mask"][0] > 0].tolist()
+    target = batch["targets"][0][batch["weights"][0] > 0].tolist()
+    # Four tokens stay, so there are four spans of the sixteen others.
+    assert [token >= FIRST_TEXT for token in source] == [True, False] * 4 + [False]
+    assert original(source, target) == text.tolist()
+
+
 def test_every_cut_is_as_likely_as_another():
     # 10 tokens, 3 of them in 2 spans: 2 ways to cut 3 into 2, and 6 ways to cut 7.
     objective = SpanCorruption(noise_density=0.3, mean_span_length=1.5)

@@ -85,6 +85,15 @@ def test_rows_overlap_by_one_token():
     assert [len(row) for row in packing.pack([np.arange(12)], 11)] == [11, 2]
 
 
+def test_rows_without_overlap_hold_every_token_once(monkeypatch):
+    for flush in (1, 1000):
+        monkeypatch.setattr(packing, "_FLUSH_TOKENS", flush)
+        rows = list(packing.pack([np.arange(13), np.arange(13, 33)], 10, 0))
+        assert [len(row) for row in rows] == [10, 10, 10, 3]
+        assert np.concatenate(rows).tolist() == list(range(33))
+        assert len(list(packing.pack([np.arange(30)], 10, 0))) == 3
+
+
 def test_nothing_gives_no_rows():
     assert list(packing.pack([], 4)) == []
 

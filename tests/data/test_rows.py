@@ -2,6 +2,7 @@
 
 import ast
 import gzip
+import hashlib
 import json
 import sysconfig
 from pathlib import Path
@@ -15,7 +16,7 @@ from llm_jax.data import pairs as pairs_module
 from llm_jax.data.augment import Augmentation
 from llm_jax.data.objectives import Classification, MaskedLM, MaskedPatches, Pairs
 
-OBJECTIVE = Pairs(target_length=8)
+OBJECTIVE = Pairs(target_length=6)  # which some of the targets are longer than
 
 
 def english_and_german(count=400):
@@ -59,6 +60,8 @@ def test_pairs_come_back_as_they_were(bitext):
         assert tokens[-1] == tokenizer.eos_id
         want = [*tokenizer.encode(target)[: OBJECTIVE.target_length - 1], tokenizer.eos_id]
         assert tokens.tolist() == want
+    longest = max(len(tokenizer.encode(target)) for _, target in english_and_german())
+    assert longest >= OBJECTIVE.target_length
 
 
 def test_a_pair_that_is_none_has_no_weight_and_something_to_see(bitext):
@@ -67,6 +70,7 @@ def test_a_pair_that_is_none_has_no_weight_and_something_to_see(bitext):
     assert batch["weights"][0].any()
     assert not batch["weights"][1].any()
     assert batch["source_mask"][1].tolist() == [1] + [0] * 23
+    assert not batch["source"][1, 1:].any()
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,9 @@ def test_a_pair_that_is_none_has_no_weight_and_something_to_see(bitext):
         ("a.tsv", "one\ttwo\nthree\n", "a.tsv line 2 is no pair: give a source, a tab"),
         ("a.jsonl", '{"source": "a"}\n', 'line 1 is no pair: give an object.*"target"'),
         ("a.jsonl", "[1, 2\n", "line 1 is no pair"),
+        ("a.jsonl", '{"source": "a", "target": 7}\n', "line 1 is no pair"),
+        ("a.tsv", "one\ttwo\tthree\n", "line 1 is no pair"),
+        ("a.tsv", "one\t \n", "line 1 is no pair"),
         ("a.tsv", "one\ttwo\n", "has no pair for"),
     ],
 )
@@ -94,6 +101,16 @@ def test_a_function_loses_its_name_wherever_it_stands(tmp_path):
         ("async def _(): pass\n", "load"),
         ("def _(self, n):\n    return self._(n - 1) or count_ups\n", "count_up"),
     ]
+
+
+def test_other_targets_are_other_content(tmp_path):
+    digests = set()
+    for word in ("und", "and", "und"):
+        lines = [f"{source}\t{source} {word}" for source, _ in english_and_german()]
+        (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+        config = DataConfig(source="pairs", path=str(tmp_path / "pairs.tsv"))
+        digests.add(pairs_module.open_pairs(config).content_sha256)
+    assert len(digests) == 2
 
 
 @pytest.mark.slow
@@ -156,6 +173,60 @@ def test_images_come_back_normalized_in_two_splits(pictures):
     assert seen == 200
 
 
+def test_the_split_follows_from_the_images_not_from_their_order(tmp_path):
+    images, labels = numbered()
+    held_out = []
+    for order in (np.arange(200), np.random.default_rng(1).permutation(200)):
+        path = tmp_path / f"{len(held_out)}.npz"
+        write(path, images[order], labels[order])
+        directory = tmp_path / f"data{len(held_out)}"
+        config = DataConfig(source="images", path=str(path))
+        prepare(config, vocab_size=0, directory=directory, objective=Classification())
+        rows = open_split(directory, "validation", Classification())
+        held_out.append({image.tobytes() for image in rows.take(np.arange(40))["pixels"]})
+    assert held_out[0] == held_out[1]
+
+
+def test_equal_images_are_in_one_split(tmp_path):
+    images, labels = numbered(30)
+    config = DataConfig(source="images", path=str(tmp_path / "images.npz"))
+
+    def splits(images, labels):
+        write(tmp_path / "images.npz", images, labels)
+        directory = tmp_path / f"data{images[:, 0, 0].sum()}"
+        prepare(config, vocab_size=0, directory=directory, objective=Classification())
+        rows = [open_split(directory, name, Classification()) for name in ("train", "validation")]
+        return [{i.tobytes() for i in r.take(np.arange(len(r)))["pixels"]} for r in rows]
+
+    train, held_out = splits(np.repeat(images, 8, axis=0), np.repeat(labels, 8))
+    assert not train & held_out
+    assert (len(train), len(held_out)) == (24, 6)
+    train, held_out = splits(np.repeat(images, 7, axis=0)[:-5], np.repeat(labels, 7)[:-5])
+    assert not train & held_out
+    assert len(train | held_out) == 30
+    with pytest.raises(ConfigError, match="one image is 200 of 200"):
+        splits(np.repeat(images[:1], 200, axis=0), np.zeros(200, int))
+
+
+def test_colours_come_first_and_one_shade_is_no_division_by_zero(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 6, 3), dtype=np.uint8)
+    # Shades by where they are split: the train split has one alone.
+    flat = [np.full((4, 6, 3), shade, np.uint8) for shade in range(256)]
+    flat.sort(key=lambda image: hashlib.sha256(image.tobytes()).digest())
+    for name, given in (("colours", images), ("one shade", np.array(flat[:4] + flat[-1:] * 16))):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, images=given, labels=np.arange(20))
+        directory = tmp_path / f"data of {name}"
+        config = DataConfig(source="images", path=str(path))
+        manifest = prepare(config, vocab_size=0, directory=directory, objective=Classification())
+        assert tuple(manifest.images["shape"]) == (3, 4, 6)
+        assert manifest.images["classes"] == 20
+        batch = open_split(directory, "train", Classification()).take(np.arange(16))
+        pixels = batch["pixels"] * (manifest.images["deviation"] or 1) + manifest.images["mean"]
+        want = given[batch["labels"]].transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(pixels, want, atol=1e-3)
+
+
 def test_train_images_alone_are_augmented(pictures):
     objective = Classification(augmentation=Augmentation(flip=True))
     plain = Classification()
@@ -198,7 +269,8 @@ def test_files_without_images_are_refused(tmp_path, images, labels, message):
 def test_pickled_images_and_tables_that_are_no_squares_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", images=np.array([{}] * 9, object), labels=np.zeros(9, int))
     (tmp_path / "bad.csv").write_text("1,2,3\n4,5,6\n")
-    for name in ("bad.npz", "bad.csv", "none.csv"):
+    (tmp_path / "high.csv").write_text("1,256,3,4,0\n" * 6)
+    for name in ("bad.npz", "bad.csv", "high.csv", "none.csv"):
         with pytest.raises(ConfigError, match=name):
             prepare(
                 DataConfig(source="images", path=str(tmp_path / name)),

@@ -12,7 +12,7 @@ from llm_jax.parallel.mesh import MeshConfig, make_mesh
 from llm_jax.parallel.sharding import tree_shardings
 
 CONFIG = {"family": "llama", "num_layers": 1, "num_heads": 2, "hidden_size": 16, "mlp_size": 16,
-          "vocab_size": 61, "max_positions": 16}  # fmt: skip
+          "vocab_size": 61, "max_positions": 16, "dropout_rate": 0.5}  # fmt: skip
 
 
 class Rows:

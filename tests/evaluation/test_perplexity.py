@@ -18,6 +18,7 @@ CONFIG = {
     "hidden_size": 32,
     "vocab_size": 384,
     "max_positions": 32,
+    "dropout_rate": 0.5,  # which an evaluation has none of
 }
 
 

@@ -10,10 +10,13 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data.objectives import OBJECTIVES
 from llm_jax.losses import registry
 from llm_jax.losses.images import class_loss, masked_patch_loss, patches_of
-from llm_jax.losses.language_model import LossConfig
+from llm_jax.losses.language_model import LossConfig, next_token_loss
 from llm_jax.losses.masked_language_model import masked_token_loss
 from llm_jax.losses.sequence_to_sequence import shifted_right, target_loss
+from llm_jax.testing import random_batch
 
+# The plain objective, and one with all that can be added to it.
+CONFIGS = [LossConfig(), LossConfig(label_smoothing=0.1, z_loss=0.01)]
 SMALL = {"num_heads": 2, "hidden_size": 32, "vocab_size": 150}
 BERT = SMALL | {"num_layers": 2, "max_positions": 40, "head": "masked_lm", "pooler": False}
 SEQ2SEQ = SMALL | {"num_encoder_layers": 2, "num_decoder_layers": 2, "mlp_size": 48}
@@ -35,15 +38,38 @@ def made(family, config):
     return model, init()
 
 
-def cross_entropy(logits, targets, weights, smoothing=0.0):
+def whole(model, params, **inputs):
+    """Returns what `models.forward` does."""
+    return jax.jit(lambda p, i: models.forward(model.config, p, **i))(params, inputs)
+
+
+def cross_entropy(logits, targets, weights, config=CONFIGS[0]):
     """Returns PyTorch's weighted sum; logits [..., V]."""
     torch = pytest.importorskip("torch")
     logits = torch.tensor(np.asarray(logits, np.float64)).reshape(-1, logits.shape[-1])
     each = torch.nn.functional.cross_entropy(
         logits, torch.tensor(np.array(targets, np.int64)).ravel(), reduction="none",
-        label_smoothing=smoothing,
+        label_smoothing=config.label_smoothing,
     )  # fmt: skip
+    each += config.z_loss * logits.logsumexp(-1) ** 2
     return float((each * torch.tensor(np.array(weights, np.float64)).ravel()).sum())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["plain", "smoothed"])
+def test_next_tokens_cost_what_the_whole_logits_say(config):
+    model, params = made("llama", SMALL | {"num_layers": 1, "logit_cap": 2.0})
+    batch = random_batch(vocab=150)
+    for name in ("segment_ids", "positions"):
+        del batch[name]
+    (loss, weight), sums = jax.jit(lambda p: next_token_loss(model, p, batch, config=config))(
+        params
+    )
+    logits = whole(model, params, input_ids=batch["tokens"])["logits"]
+    assert np.abs(logits).max() < 2
+    given = logits, batch["targets"], batch["weights"]
+    np.testing.assert_allclose(loss, cross_entropy(*given, config), rtol=2e-6)
+    np.testing.assert_allclose(sums["nll"], cross_entropy(*given), rtol=2e-6)
+    assert weight == batch["weights"].sum()
 
 
 def masked_batch(length=24, picks=4):
@@ -59,21 +85,22 @@ def masked_batch(length=24, picks=4):
     }
 
 
-@pytest.mark.parametrize("padding_id", [None, 1])
-def test_masked_tokens_cost_what_the_whole_logits_say(padding_id):
+@pytest.mark.parametrize(("padding_id", "config"), zip([None, 1], CONFIGS))
+def test_masked_tokens_cost_what_the_whole_logits_say(padding_id, config):
     model, params = made("bert", BERT | {"padding_id": padding_id})
     batch = masked_batch()
-    (loss, weight), sums = jax.jit(lambda p: masked_token_loss(model, p, batch))(params)
+    (loss, weight), sums = jax.jit(
+        lambda p: masked_token_loss(model, p, batch, config=config)
+    )(params)  # fmt: skip
     # `forward` takes one sequence a row: give it each document by itself.
     documents = batch["tokens"].reshape(6, 12)
-    logits = models.forward(model.config, params, input_ids=documents)["logits"]
+    logits = whole(model, params, input_ids=documents)["logits"]
     logits = np.asarray(logits).reshape(3, 24, -1)
     picked = np.take_along_axis(logits, batch["picked"][..., None], axis=1)
-    np.testing.assert_allclose(
-        loss, cross_entropy(picked, batch["targets"], batch["weights"]), rtol=2e-6
-    )
+    given = picked, batch["targets"], batch["weights"]
+    np.testing.assert_allclose(loss, cross_entropy(*given, config), rtol=2e-6)
+    np.testing.assert_allclose(sums["nll"], cross_entropy(*given), rtol=2e-6)
     assert weight == 6
-    assert sums["nll"] == loss
 
 
 def test_gradients_of_masked_tokens_reach_table_and_bias():
@@ -108,7 +135,7 @@ def pairs_batch():
     }
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("config", CONFIGS, ids=["plain", "smoothed"])
 @pytest.mark.parametrize(
     ("family", "more"),
     [
@@ -117,23 +144,29 @@ def pairs_batch():
         ("seq2seq", {}),
     ],
 )
-def test_targets_cost_what_the_whole_logits_say(family, more, smoothing):
+def test_targets_cost_what_the_whole_logits_say(family, more, config):
     model, params = made(family, SEQ2SEQ | {"pad_token_id": 0} | more)
     batch = pairs_batch()
-    config = LossConfig(label_smoothing=smoothing)
     (loss, weight), sums = jax.jit(lambda p: target_loss(model, p, batch, config=config))(params)
-    logits = models.forward(
-        model.config,
+    logits = whole(
+        model,
         params,
         input_ids=batch["source"],
         attention_mask=batch["source_mask"],
         decoder_input_ids=shifted_right(batch["targets"], model.config.decoder_start_token_id),
     )["logits"]
-    want = cross_entropy(logits, batch["targets"], batch["weights"], smoothing)
-    np.testing.assert_allclose(loss, want, rtol=2e-6)
-    plain = cross_entropy(logits, batch["targets"], batch["weights"])
-    np.testing.assert_allclose(sums["nll"], plain, rtol=2e-6)
+    given = logits, batch["targets"], batch["weights"]
+    np.testing.assert_allclose(loss, cross_entropy(*given, config), rtol=2e-6)
+    np.testing.assert_allclose(sums["nll"], cross_entropy(*given), rtol=2e-6)
     assert weight == 10
+
+
+def test_the_bias_of_barts_logits_is_no_parameter_to_train():
+    """In transformers it is a buffer, `final_logits_bias`."""
+    model, params = made("bart", SEQ2SEQ | {"pad_token_id": 0, "max_positions": 32})
+    gradient = jax.jit(jax.grad(lambda p: target_loss(model, p, pairs_batch())[0][0]))(params)
+    zero = {name: not any(map(np.any, jax.tree.leaves(part))) for name, part in gradient.items()}
+    assert [name for name in zero if zero[name]] == ["logits_bias"]
 
 
 def test_the_decoder_sees_the_targets_one_place_later():
@@ -152,11 +185,15 @@ def image_batch():
 
 def test_classes_cost_what_the_logits_say():
     model, params = made("vit", VIT | {"head": "classification", "num_classes": 5})
-    batch, config = image_batch(), LossConfig(label_smoothing=0.2)
-    (loss, weight), sums = jax.jit(lambda p: class_loss(model, p, batch, config=config))(params)
-    logits = models.forward(model.config, params, pixel_values=batch["pixels"])["logits"]
-    want = cross_entropy(logits, batch["labels"], batch["weights"], 0.2)
-    np.testing.assert_allclose(loss, want, rtol=2e-6)
+    batch, config = image_batch(), CONFIGS[1]
+    run = jax.jit(lambda batch: class_loss(model, params, batch, config=config))
+    logits = whole(model, params, pixel_values=batch["pixels"])["logits"]
+    # The image of weight 0 is named right as well, and does not count.
+    batch["labels"][2] = np.asarray(logits)[2].argmax()
+    (loss, weight), sums = run(batch)
+    given = logits, batch["labels"], batch["weights"]
+    np.testing.assert_allclose(loss, cross_entropy(*given, config), rtol=2e-6)
+    np.testing.assert_allclose(sums["nll"], cross_entropy(*given), rtol=2e-6)
     right = np.asarray(logits).argmax(-1)[:2] == batch["labels"][:2]
     assert (weight, sums["accuracy"]) == (2, right.sum())
 
@@ -166,9 +203,9 @@ def test_masked_patches_cost_what_transformers_says():
     model, params = made("vit", VIT | {"head": "pixels", "mask_token": True})
     batch = image_batch()
     (loss, weight), _ = jax.jit(lambda p: masked_patch_loss(model, p, batch))(params)
-    outputs = models.forward(
-        model.config, params, pixel_values=batch["pixels"], bool_masked_pos=batch["masked"]
-    )
+    outputs = whole(
+        model, params, pixel_values=batch["pixels"], bool_masked_pos=batch["masked"]
+    )  # fmt: skip
     # As ViTForMaskedImageModeling does: pixels by pixel_shuffle, L1 over masked ones.
     states = np.asarray(outputs["patches"]).reshape(3, 3, 3, -1).transpose(0, 3, 1, 2)
     painted = torch.nn.functional.pixel_shuffle(torch.tensor(states), 4).numpy()
@@ -178,6 +215,35 @@ def test_masked_patches_cost_what_transformers_says():
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     assert weight == batch["masked"][:2].sum()
     assert patches_of(batch["pixels"], 4).shape == (3, 9, 48)
+
+
+@pytest.mark.parametrize(
+    ("loss", "family", "config", "batch"),
+    [
+        (next_token_loss, "gpt2", SMALL | {"num_layers": 1}, lambda: random_batch(batch=3)),
+        (masked_token_loss, "bert", BERT, masked_batch),
+        (target_loss, "seq2seq", SEQ2SEQ | {"pad_token_id": 0}, pairs_batch),
+        (class_loss, "vit", VIT | {"head": "classification", "num_classes": 5}, image_batch),
+    ],
+)
+def test_an_example_drops_the_same_wherever_it_stands_in_a_batch(loss, family, config, batch):
+    model, params = made(family, config | {"dropout_rate": 0.3})
+    batch = batch()
+    batch["weights"] = batch["weights"] + 0.5  # every example counts
+    count = len(batch["weights"])
+    batch["example_ids"] = np.arange(count, dtype=np.int32)
+
+    @jax.jit
+    def run(batch, key):
+        return loss(model, params, batch, dropout_key=key)[0][0]
+
+    key = jax.random.key(0)
+    backwards = {name: value[::-1] for name, value in batch.items()}
+    others = batch | {"example_ids": batch["example_ids"] + count}
+    dropped = run(batch, key)
+    np.testing.assert_allclose(run(backwards, key), dropped, rtol=3e-6)
+    for other in (run(batch, None), run(others, key), run(batch, jax.random.key(1))):
+        assert abs(other - dropped) > 3e-5 * dropped
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -218,3 +284,10 @@ def test_work_of_an_example_counts_source_and_target():
     assert work.tokens == 40
     both = models.encoder_decoder.flops(model.config, 3.0, 30, 10)
     np.testing.assert_allclose(work.tokens * work.flops.total, 10 * both.total, rtol=1e-12)
+
+
+def test_work_of_an_image_counts_its_patches_and_the_class_token():
+    model, _ = made("vit", VIT | {"head": "classification", "num_classes": 5})
+    work = registry.work(OBJECTIVES["classification"](), model, 99)
+    assert work.tokens == 9 + 1
+    assert work.flops == model.flops_per_token(10)

@@ -42,6 +42,8 @@ def test_what_is_saved_comes_back_and_only_the_newest_stay(saved):
 
 def test_the_best_stays_however_old(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=1)
+    assert not checkpoints.mark_best(5, float("nan"))
+    assert checkpoints.best() is None
     for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5), (40, 1.0)):
         checkpoints.save(step, state_of(step))
         checkpoints.wait()

@@ -9,7 +9,7 @@ import pytest
 from llm_jax import models
 from llm_jax.losses.language_model import next_token_loss
 from llm_jax.testing import random_batch, relative_error, tiny_config, tiny_model
-from llm_jax.training.precision import GROWTH_INTERVAL, INITIAL_SCALE, next_scale, policy
+from llm_jax.training.precision import GROWTH_INTERVAL, INITIAL_SCALE, MAX_SCALE, next_scale, policy
 from llm_jax.training.state import new_state
 from llm_jax.training.step import make_train_step
 
@@ -105,6 +105,61 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(bad):
     assert state.params["w"] != before.params["w"]
 
 
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_a_step_is_skipped_for_its_loss_or_for_its_gradient_alone(part):
+    def loss(params, batch, key):
+        (value, weight), sums = quadratic(params, batch, key)
+        # The root of 0 is 0 and has no derivative.
+        bad = {"loss": batch["bad"][0], "gradient": jnp.sqrt(params["w"] * batch["bad"][0])}
+        return (value + bad[part], weight), sums
+
+    step, state = make(loss, lambda _: {"w": jnp.float32(1.0)})
+    bad = np.nan if part == "loss" else 0.0
+    after, metrics = step(state, quadratic_batch(3.0) | {"bad": jnp.full((4,), bad)})
+    assert jnp.isfinite(metrics["loss"]) == (part == "gradient")
+    assert jnp.isfinite(metrics["gradient_norm"]) == (part == "loss")
+    assert metrics["skipped"] == 1
+    assert after.params["w"] == state.params["w"]
+
+
+def test_the_rate_that_is_reported_is_the_one_that_the_optimizer_used():
+    schedule = optax.linear_schedule(0.01, 0.05, 4)
+    train_step = make_train_step(
+        quadratic, optax.sgd(schedule), schedule, seed=0, policy=policy("fp32")
+    )
+    train_step = jax.jit(train_step)
+    state = new_state(
+        lambda _: {"w": jnp.float32(1.0)}, optax.sgd(schedule), policy("fp32"), jax.random.key(0)
+    )
+    rates = []
+    for x in (3.0, np.nan, 3.0, 3.0):
+        w = float(state.params["w"])
+        state, metrics = train_step(state, quadratic_batch(x))
+        rates.append(float(metrics["learning_rate"]))
+        if x == 3.0:
+            used = (float(state.params["w"]) - w) / (2 * (3.0 - w))
+            assert rates[-1] == pytest.approx(used, rel=1e-4)
+    assert rates == pytest.approx([0.01, 0.02, 0.02, 0.03])
+
+
+def test_a_batch_without_weight_costs_nothing_and_changes_nothing():
+    step, state = make(quadratic, lambda _: {"w": jnp.float32(1.0)}, optimizer=optax.sgd(0.1))
+    after, metrics = step(state, {"x": jnp.ones((4,)) * 3.0, "weights": jnp.zeros((4,))})
+    assert (metrics["loss"], metrics["weight"], metrics["skipped"]) == (0, 0, 0)
+    assert after.params["w"] == 1.0
+
+
+def test_further_sums_are_divided_by_the_weight_as_the_loss_is():
+    def loss(params, batch, key):
+        (value, weight), _ = quadratic(params, batch, key)
+        return (value, weight), {"twice": 2 * value}
+
+    for parts in (1, 2):
+        step, state = make(loss, lambda _: {"w": jnp.float32(1.0)}, accumulation=parts)
+        _, metrics = step(state, {"x": jnp.full((4,), 3.0), "weights": jnp.arange(4.0)})
+        assert (metrics["loss"], metrics["twice"], metrics["weight"]) == (4, 8, 6)
+
+
 def test_fp16_halves_its_scale_on_overflow_and_the_update_does_not_depend_on_it():
     step, state = make(
         quadratic, lambda _: {"w": jnp.float32(1.0)}, precision="fp16", optimizer=optax.sgd(0.1)
@@ -124,6 +179,8 @@ def test_the_loss_scale_doubles_after_an_interval_of_finite_steps():
     scale, good = next_scale(scale, good, jnp.bool_(True))
     assert (scale, good) == (16.0, 0)
     assert next_scale(jnp.float32(1.0), good, jnp.bool_(False))[0] == 1.0
+    full = jnp.int32(GROWTH_INTERVAL - 1)
+    assert next_scale(jnp.float32(MAX_SCALE), full, jnp.bool_(True))[0] == MAX_SCALE
 
 
 def test_a_step_compiles_once():
