@@ -17,7 +17,7 @@ from llm_jax.layers.linear import Projection
 from llm_jax.layers.mlp import ACTIVATIONS, MLP
 from llm_jax.layers.partition import named
 from llm_jax.parallel.mesh import BATCH_AXES
-from llm_jax.parallel.sharding import axis_size, constrain
+from llm_jax.parallel.sharding import axis_size, constrain, widened
 
 AXIS = "expert"
 
@@ -135,12 +135,13 @@ def dropless(x, weights, choices, kernels, activation):
     if axis_size(AXIS) == 1:
         return _grouped(x, weights, choices, kernels, activation)
 
+    wide, narrowed = widened(kernels)
+
     def on_each(x, weights, choices, kernels):
-        tokens = (jax.lax.all_gather(y, AXIS, axis=0, tiled=True) for y in (x, weights, choices))
-        x, weights, choices = tokens
+        x, weights, choices = _gathered(x), _gathered(weights), _gathered(choices)
         first = jax.lax.axis_index(AXIS) * kernels[0].shape[0]
-        y = _grouped(x, weights, choices - first, kernels, activation)
-        return jax.lax.psum_scatter(y, AXIS, scatter_dimension=0, tiled=True)
+        y = _grouped(x, weights, choices - first, narrowed(kernels), activation)
+        return _scattered(y.astype(jnp.float32)).astype(y.dtype)
 
     rows, experts = PartitionSpec(BATCH_AXES), PartitionSpec(AXIS)
     return jax.shard_map(
@@ -149,7 +150,30 @@ def dropless(x, weights, choices, kernels, activation):
         out_specs=rows,
         axis_names=set(BATCH_AXES),
         check_vma=False,
-    )(x, weights, choices, kernels)
+    )(x, weights, choices, wide)
+
+
+def _scattered(y):
+    return jax.lax.psum_scatter(y, AXIS, scatter_dimension=0, tiled=True)
+
+
+@jax.custom_vjp
+def _gathered(x):
+    """Returns what all devices of the axis have; gradients are summed in float32."""
+    return jax.lax.all_gather(x, AXIS, axis=0, tiled=True)
+
+
+def _gathered_forward(x):
+    return _gathered(x), None
+
+
+def _gathered_backward(_, gradient):
+    if gradient.dtype == jax.dtypes.float0:  # of choices
+        return (None,)
+    return (_scattered(gradient.astype(jnp.float32)).astype(gradient.dtype),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def _grouped(x, weights, choices, kernels, activation):

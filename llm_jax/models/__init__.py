@@ -16,7 +16,7 @@ from llm_jax import configuration
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels import attention
 from llm_jax.layers import partition
-from llm_jax.layers.stack import check_remat
+from llm_jax.layers.stack import Scan
 from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
 from llm_jax.models.flops import Flops
 
@@ -50,21 +50,26 @@ class Execution:
       attention: a name of `llm_jax.kernels.attention.IMPLEMENTATIONS`, or "auto".
       remat: what the forward pass keeps, a name of `llm_jax.layers.stack.REMAT`.
       unroll: layers per iteration of the scan over layers; 0 means all.
+      microbatches: that a batch passes the stages of `mesh.pipe` in; 0: as many as stages.
       loss_chunk: tokens whose logits are held at once.
     """
 
     attention: str = "auto"
     remat: str = "none"
     unroll: int = 1
+    microbatches: int = 0
     loss_chunk: int = 512
 
     def __post_init__(self):
         attention.check(self.attention)
-        check_remat(self.remat)
-        if self.unroll < 0:
-            raise ConfigError(f"execution.unroll is {self.unroll}: give 0 (all layers) or more")
+        _ = self.scan  # checks its parts
         if self.loss_chunk < 1:
             raise ConfigError(f"execution.loss_chunk is {self.loss_chunk}: give at least 1 token")
+
+    @property
+    def scan(self) -> Scan:
+        """How layers are run; `ConfigError` where a part of it is wrong."""
+        return Scan(self.remat, self.unroll, self.microbatches)
 
 
 def parse_config(mapping: Mapping):
@@ -132,8 +137,7 @@ class Model:
         return self.family.Transformer(
             self.config,
             attention=self.execution.attention,
-            remat=self.execution.remat,
-            unroll=self.execution.unroll,
+            scan=self.execution.scan,
             dtype=self.dtype,
         )
 

@@ -21,7 +21,7 @@ from llm_jax.layers.linear import Projection
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.norm import LayerNorm
 from llm_jax.layers.partition import named
-from llm_jax.layers.stack import stack
+from llm_jax.layers.stack import Scan, stack
 from llm_jax.models.checks import check_choice, check_heads, check_sizes
 from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
@@ -167,15 +167,13 @@ class Transformer(nn.Module):
     Attributes:
       config: sizes and choices.
       attention: a name of `llm_jax.kernels.attention`, or "auto".
-      remat: a name of `llm_jax.layers.stack.REMAT`.
-      unroll: layers per iteration of the scan, 0 for all.
+      scan: how its layers are run.
       dtype: of the computation; parameters are float32.
     """
 
     config: Config
     attention: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    scan: Scan = Scan()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -223,8 +221,7 @@ class Transformer(nn.Module):
         blocks = stack(
             Block,
             num_layers=config.num_layers,
-            remat=self.remat,
-            unroll=self.unroll,
+            scan=self.scan,
             name="layers",
             config=config.block,
             implementation=self.attention,

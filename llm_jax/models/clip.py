@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from llm_jax.configuration import ConfigError
 from llm_jax.layers.dropout import site_key
 from llm_jax.layers.partition import named
+from llm_jax.layers.stack import Scan
 from llm_jax.models.clip_towers import Image, ImageTower, Text, TextTower
 from llm_jax.models.flops import Flops
 
@@ -110,15 +111,13 @@ class Transformer(nn.Module):
     Attributes:
       config: sizes and choices.
       attention: a name of `llm_jax.kernels.attention`, or "auto".
-      remat: a name of `llm_jax.layers.stack.REMAT`.
-      unroll: layers per iteration of the scan, 0 for all.
+      scan: how its layers are run.
       dtype: of the computation; parameters are float32.
     """
 
     config: Config
     attention: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    scan: Scan = Scan()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -143,7 +142,7 @@ class Transformer(nn.Module):
           example_ids: int32 [T] (and of as many images), which draws each row takes.
         """
         config = self.config
-        run = {"attention": self.attention, "remat": self.remat, "unroll": self.unroll}
+        run = {"attention": self.attention, "scan": self.scan}
         run |= {"dtype": self.dtype, "init_std": config.init_std, "kind": config.kind}
         run |= {"features": config.projection_size or config.image.hidden_size}
         outputs = {}

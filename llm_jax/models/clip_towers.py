@@ -16,7 +16,7 @@ from llm_jax.layers.mlp import ACTIVATIONS, MLP
 from llm_jax.layers.norm import LayerNorm
 from llm_jax.layers.partition import named
 from llm_jax.layers.patches import PatchEmbedding, grid_positions
-from llm_jax.layers.stack import stack
+from llm_jax.layers.stack import Scan, stack
 from llm_jax.models.checks import check_first_tokens
 from llm_jax.models.flops import row_keys
 from llm_jax.parallel.sharding import constrain
@@ -148,7 +148,7 @@ class TextTower(nn.Module):
       tower: its sizes.
       kind, end_id, init_std: as `llm_jax.models.clip.Config`'s.
       features: of the vector.
-      attention, remat, unroll, dtype: as `llm_jax.models.clip.Transformer`'s.
+      attention, scan, dtype: as `llm_jax.models.clip.Transformer`'s.
     """
 
     tower: Text
@@ -157,8 +157,7 @@ class TextTower(nn.Module):
     end_id: int | None
     init_std: float
     attention: str
-    remat: str
-    unroll: int
+    scan: Scan
     dtype: jnp.dtype
 
     @nn.compact
@@ -196,8 +195,7 @@ class ImageTower(nn.Module):
     features: int
     init_std: float
     attention: str
-    remat: str
-    unroll: int
+    scan: Scan
     dtype: jnp.dtype
 
     @nn.compact
@@ -282,8 +280,7 @@ def _blocks(module, tower: Tower, x, mask: Mask, dropout_key, example_ids):
     blocks = stack(
         Block,
         num_layers=tower.num_layers,
-        remat=module.remat,
-        unroll=module.unroll,
+        scan=module.scan,
         name="layers",
         config=_block_config(tower, module.init_std),
         implementation=module.attention,

@@ -23,7 +23,7 @@ from llm_jax.layers import norm
 from llm_jax.layers.block import Block, BlockConfig, Context, Layer
 from llm_jax.layers.dropout import dropout, site_key
 from llm_jax.layers.embed import padded_rows
-from llm_jax.layers.stack import stack
+from llm_jax.layers.stack import Scan, stack
 from llm_jax.models.checks import check_sizes
 from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
@@ -92,8 +92,7 @@ class Blocks(nn.Module):
     num_layers: int
     final_norm: bool
     attention: str
-    remat: str
-    unroll: int
+    scan: Scan
     dtype: jnp.dtype
     final_dropout_rate: float = 0.0
 
@@ -103,8 +102,7 @@ class Blocks(nn.Module):
         blocks = stack(
             Block,
             num_layers=self.num_layers,
-            remat=self.remat,
-            unroll=self.unroll,
+            scan=self.scan,
             name="layers",
             config=self.config,
             implementation=self.attention,
@@ -135,19 +133,17 @@ class EncoderDecoder(nn.Module):
     Attributes:
       config: sizes and choices of the family.
       attention: a name of `llm_jax.kernels.attention`, or "auto".
-      remat: a name of `llm_jax.layers.stack.REMAT`.
-      unroll: layers per iteration of the scan, 0 for all.
+      scan: how its layers are run.
       dtype: of the computation; parameters are float32.
     """
 
     config: Any
     attention: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    scan: Scan = Scan()
     dtype: jnp.dtype = jnp.float32
 
     def _blocks(self, config: BlockConfig, num_layers: int, final_norm: bool, **more):
-        dials = {name: getattr(self, name) for name in ("attention", "remat", "unroll", "dtype")}
+        dials = {name: getattr(self, name) for name in ("attention", "scan", "dtype")}
         return Blocks(config, num_layers, final_norm, **dials, **more)
 
     def _embed_source(self, **inputs):

@@ -21,7 +21,7 @@ from llm_jax.layers.dropout import dropout, site_key
 from llm_jax.layers.embed import Table, padded_rows
 from llm_jax.layers.mlp import ACTIVATIONS
 from llm_jax.layers.rope import RopeScaling, rotary_tables
-from llm_jax.layers.stack import stack
+from llm_jax.layers.stack import Scan, stack
 from llm_jax.models.checks import check_choice, check_heads, check_sizes
 from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
@@ -187,15 +187,13 @@ class Transformer(nn.Module):
     Attributes:
       config: sizes and choices.
       attention: a name of `llm_jax.kernels.attention`, or "auto".
-      remat: a name of `llm_jax.layers.stack.REMAT`.
-      unroll: layers per iteration of the scan, 0 for all.
+      scan: how its layers are run.
       dtype: of the computation; parameters are float32.
     """
 
     config: Config
     attention: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    scan: Scan = Scan()
     dtype: jnp.dtype = jnp.float32
     # A family with other blocks says so in a subclass; what they return is sown.
     block_module = Block
@@ -234,8 +232,7 @@ class Transformer(nn.Module):
         blocks = stack(
             self.block_module,
             num_layers=config.num_layers,
-            remat=self.remat,
-            unroll=self.unroll,
+            scan=self.scan,
             name="layers",
             config=config.block,
             implementation=self.attention,

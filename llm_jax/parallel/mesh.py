@@ -11,7 +11,6 @@ from llm_jax.configuration import ConfigError
 
 AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
 BATCH_AXES = ("data", "fsdp", "expert")
-_NOT_YET = {"pipe": "pipeline stages"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +18,7 @@ class MeshConfig:
     """Sizes of the mesh axes; one of them may be -1, which takes the devices that are left.
 
     Attributes:
-      pipe: stages of layers (not yet: 1).
+      pipe: stages of layers.
       data: replicas that share the batch.
       fsdp: shards of parameters and optimizer state, which share the batch as well (ZeRO-3).
       expert: shards of experts, which share the batch as well.
@@ -40,11 +39,6 @@ class MeshConfig:
             if size < 1 and size != -1:
                 raise ConfigError(
                     f"mesh.{axis} is {size}: give 1 or more, or -1 for the devices that are left"
-                )
-            if axis in _NOT_YET and size != 1:
-                raise ConfigError(
-                    f"mesh.{axis} is {size}, but {_NOT_YET[axis]} do not work yet: leave it at 1 "
-                    "and use mesh.data, mesh.fsdp or mesh.tensor"
                 )
         if list(sizes.values()).count(-1) > 1:
             raise ConfigError(

@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.configuration import ConfigError
@@ -124,6 +125,22 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def axis_size(axis: str) -> int:
     """Returns the size of a mesh axis in the active mesh; 1 without one."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def widened(tree):
+    """Returns `tree` with its floating-point leaves in float32, and a function that undoes it.
+
+    For what enters `shard_map` whole on every device: its gradients are summed over the devices,
+    better not in half precision, which XLA on a CPU cannot do there at all.
+    """
+
+    def floating(leaf):
+        return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    def narrowed(wide):
+        return jax.tree.map(lambda w, x: w.astype(x.dtype) if floating(x) else w, wide, tree)
+
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if floating(x) else x, tree), narrowed
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:

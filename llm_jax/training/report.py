@@ -11,6 +11,7 @@ from llm_jax.data import Manifest
 from llm_jax.losses.registry import work
 from llm_jax.models import Model
 from llm_jax.parallel.mesh import describe
+from llm_jax.parallel.pipeline import empty_share
 from llm_jax.training.metrics import read_metrics
 from llm_jax.training.progress import count
 from llm_jax.training.run import RunConfig
@@ -36,6 +37,11 @@ def header(
     length, flops = example.tokens, example.flops
     rows = run.batch_size // run.accumulation
     kernels = model.kernels(rows, length, mesh.size, mesh.shape["seq"])
+    stages = mesh.shape["pipe"]
+    if stages > 1:
+        parts = run.execution.microbatches or stages
+        empty = f"{empty_share(stages, parts):.0%} of the time empty"
+        kernels["pipeline"] = f"{stages} stages, {parts} microbatches, {empty}"
     return {
         "devices": f"{device.platform}, {device.device_kind}; jax {jax.__version__}",
         "mesh": describe(mesh),

@@ -207,14 +207,15 @@ def default_config(family: str, objective: str = "next_token") -> ml_collections
 
 
 # A run may go on with these changed; anything else would make it another run.
-_MAY_CHANGE = ("mesh.", "parallel.", "log.")
+_MAY_CHANGE = ("mesh.", "parallel.", "execution.microbatches", "log.")
 
 
 def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
     """Raises `ConfigError` listing the keys in which `config` differs from the `stored` run's."""
-    old, new = flatten(stored), flatten(to_dict(config))
+    # Keys that are newer than the run have their defaults there.
+    old, new = flatten(to_dict(parse_run(stored))), flatten(to_dict(config))
     differing = [
-        f"{key} ({old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now)"
+        f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
         and not key.startswith(_MAY_CHANGE)
@@ -223,6 +224,6 @@ def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
     if differing:
         raise ConfigError(
             f"{workdir} holds a run with another configuration: {'; '.join(differing)}. Give the "
-            "same values (mesh.*, parallel.*, log.* and larger steps may change) or another "
-            "--workdir"
+            "same values (mesh.*, parallel.*, execution.microbatches, log.* and larger steps may "
+            "change) or another --workdir"
         )

@@ -67,11 +67,17 @@ def test_a_family_that_is_no_decoder_is_refused_before_anything_is_made(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama_pretrain", "mixtral_pretrain"])
-def test_the_large_decoders_train_at_tiny_sizes_on_a_mesh(name, text, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("llama_pretrain", ("pipe", "seq", "data")),
+        ("mixtral_pretrain", ("fsdp", "expert", "tensor")),
+    ],
+)
+def test_the_large_decoders_train_at_tiny_sizes_on_a_mesh(name, axes, text, tmp_path):
     done = run(
         "pretrain", f"--config=configs/{name}.py:tiny", f"--config.data.path={text}",
-        f"--workdir={tmp_path / 'run'}", "--emulated_devices=8", "--config.mesh.data=2",
-        "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.optim.learning_rate=3e-3",
+        f"--workdir={tmp_path / 'run'}", "--emulated_devices=8", "--config.mesh.data=1",
+        *(f"--config.mesh.{axis}=2" for axis in axes), "--config.optim.learning_rate=3e-3",
     )  # fmt: skip
     assert result(done)["loss"] < 5.9

@@ -18,7 +18,6 @@ def test_minus_one_takes_the_devices_that_are_left():
     [
         ({"data": 16}, "needs 16 devices but there are 8"),
         ({"tensor": 3}, "8 devices are no multiple"),
-        ({"pipe": 2}, "mesh.pipe is 2, but pipeline stages do not work yet"),
         ({"seq": 3}, "8 devices are no multiple"),
         ({"fsdp": 0}, "mesh.fsdp is 0: give 1 or more"),
         ({"fsdp": -1}, "only one may take the rest"),

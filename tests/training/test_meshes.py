@@ -22,10 +22,11 @@ OPTIM = optim.OptimConfig(name="adamw", learning_rate=1e-2, warmup_steps=5, clip
 
 def train(
     mesh_config, optim_config=OPTIM, *,
-    accumulation=1, steps=STEPS, parallel=ParallelConfig(), attention="auto", **model_changes,
+    accumulation=1, steps=STEPS, parallel=ParallelConfig(), execution=Execution(),
+    **model_changes,
 ):  # fmt: skip
     """`fit` of a tiny GPT-2."""
-    model = tiny_model(Execution(attention=attention), dropout_rate=0.1, **model_changes)
+    model = tiny_model(execution, dropout_rate=0.1, **model_changes)
     batches = [random_batch(number, batch=16, length=16) for number in range(3)]
 
     def loss(params, batch, key):
@@ -109,7 +110,7 @@ def test_twenty_steps_with_dropout_equal_one_device(axes):
 )
 def test_rows_divided_over_devices_train_as_on_one(attention, axes):
     losses, norm, _ = alone()
-    got, got_norm, _, _ = train(MeshConfig(**axes), attention=attention)
+    got, got_norm, _, _ = train(MeshConfig(**axes), execution=Execution(attention=attention))
     np.testing.assert_allclose(got, losses, rtol=1e-5)
     assert abs(got_norm - norm) < 1e-5 * norm
 
