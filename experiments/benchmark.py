@@ -102,7 +102,7 @@ def main() -> dict:
         "loop_overhead": overhead,
         "optimizer": run.optim.name,
         "kernels": trainer.model.kernels(
-            run.batch_size // run.accumulation, length, trainer.mesh.size
+            run.batch_size // run.accumulation, length, trainer.mesh.size, trainer.mesh.shape["seq"]
         ),
     }
     if peer:

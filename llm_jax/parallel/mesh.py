@@ -106,7 +106,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
         )
         raise ConfigError(
             f"batch_size {batch_size} does not divide over {parts}: make it a multiple of "
-            f"{shards * accumulation}, or lower mesh.data, mesh.fsdp or accumulation"
+            f"{shards * accumulation}, or lower mesh.data, mesh.fsdp, mesh.expert or accumulation"
         )
 
 
