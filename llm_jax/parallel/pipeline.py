@@ -61,15 +61,13 @@ def pipelined(run, params, layers, x, shared, *, num_layers: int, microbatches: 
 
         def tick(state, number):
             arrived, done = state
-            # Before a stage's first microbatch and behind its last, what comes out is not used.
+            # What comes out before a stage's first microbatch is overwritten by that one; behind
+            # its last it does that one again.
             place = jnp.clip(number - me, 0, count - 1)
             mine = [leaf[place] if split else leaf for leaf, split in zip(leaves, by_row)]
             first = parts[jnp.minimum(number, count - 1)]
             out = run(params, layers, jnp.where(me == 0, first, arrived), treedef.unflatten(mine))
-            inside = (number >= me) & (number - me < count)
-            done = jax.tree.map(
-                lambda all_, new: all_.at[place].set(jnp.where(inside, new, all_[place])), done, out
-            )
+            done = jax.tree.map(lambda all_, new: all_.at[place].set(new), done, out)
             onward = [(i, i + 1) for i in range(stages - 1)]
             return (jax.lax.ppermute(out[0], AXIS, onward), done), None
 
