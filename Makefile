@@ -20,7 +20,7 @@ $(VENV)/.core: setup.py constraints.txt
 
 # The exact torch beside the extras keeps pip from a CUDA build of several GB.
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf,reference]' $(TORCH)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf,reference,tpu-plan]' $(TORCH)
 	touch $@
 
 quickstart: setup
@@ -37,6 +37,7 @@ test-slow: setup-dev
 lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/shellcheck -x tpu_scripts/*.sh tpu_scripts/*.sbatch
 
 format: setup-dev
 	$(BIN)/ruff format .

@@ -9,21 +9,25 @@ Spans of three tokens on average, 15% of a text, become one sentinel each; the d
 behind their sentinels (Raffel et al. 2020). --config=configs/t5_span.py:bart learns by BART's
 denoising instead, with BART's model.
 
-Variants: `tiny` trains in seconds; `base` and `large` are T5 1.1's published sizes, for
+Variants: `tiny` trains in seconds; `base`, `large` and `xxl` are T5 1.1's published sizes, for
 accelerators, on the user's own text (--config.data.path=DIR): no result is claimed for them.
 """
 
 from configs import gpt_quickstart
 from llm_jax.training.run import default_config
 
-# google/t5-v1_1-base and -large; Raffel et al. 2020, section 2.1, and the T5 1.1 release notes.
-SIZES = {"base": (12, 12, 768, 2048), "large": (24, 16, 1024, 2816)}
+# google/t5-v1_1-base, -large, -xxl; Raffel et al. 2020, section 2.1, and the T5 1.1 release notes.
+SIZES = {
+    "base": (12, 12, 768, 2048),
+    "large": (24, 16, 1024, 2816),
+    "xxl": (24, 64, 4096, 10_240),
+}
 
 
 def get_config(variant: str = ""):
-    """Returns the configuration; `variant` is "", "tiny", "bart", "base" or "large"."""
+    """Returns the configuration; `variant` is "", "tiny", "bart", "base", "large" or "xxl"."""
     if variant not in ("", "tiny", "bart", *SIZES):
-        known = "'tiny', 'bart', 'base' or 'large'"
+        known = "'tiny', 'bart', 'base', 'large' or 'xxl'"
         raise ValueError(f"variant {variant!r} is unknown: give none, {known}")
     if variant == "bart":
         config = default_config("bart", "denoising")

@@ -34,6 +34,7 @@ from experiments import entry, peers
 from llm_jax.configuration import ConfigError
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.training import hardware, loop, monitor
+from llm_jax.training.goodput import Ledger
 from llm_jax.training.progress import count
 from llm_jax.training.trainer import make_trainer
 
@@ -61,6 +62,7 @@ def main() -> dict:
     flops = trainer.model.flops_per_token(length)
 
     with jax.set_mesh(trainer.mesh):
+        kernels = trainer.model.kernels(run.batch_size // run.accumulation, length)
         state = trainer.new_state()
         batches = loop.place_ahead(random_batches(run), batch_sharding(trainer.mesh))
         batch = next(batches)
@@ -101,9 +103,7 @@ def main() -> dict:
         "peak_bytes": peak_bytes,
         "loop_overhead": overhead,
         "optimizer": run.optim.name,
-        "kernels": trainer.model.kernels(
-            run.batch_size // run.accumulation, length, trainer.mesh.size, trainer.mesh.shape["seq"]
-        ),
+        "kernels": kernels,
     }
     if peer:
         seconds = float(np.median(theirs))
@@ -132,7 +132,8 @@ def loop_overhead(run, trainer, compiled, state, batches, peak, repeats: int = 5
     """Returns the share of the loop's time that bare steps do not take: best blocks of each."""
     bare, looped = [], []
     with tempfile.TemporaryDirectory() as workdir:
-        watch = monitor.Monitor(workdir, run, trainer.model, peak, 0, {})
+        ledger = Ledger()
+        watch = monitor.Monitor(workdir, run, trainer.model, peak, 0, {}, ledger)
         for number in range(repeats):
             steps = ROUNDS.value // 2
             host = list(itertools.islice(batches, steps))
@@ -144,8 +145,9 @@ def loop_overhead(run, trainer, compiled, state, batches, peak, repeats: int = 5
             first = number * steps
             began = time.perf_counter()
             state, _ = loop.fit(
-                compiled, state, batches, first=first, steps=first + steps, on_metrics=watch.stepped
-            )
+                compiled, state, batches, first=first, steps=first + steps,
+                on_metrics=watch.stepped, ledger=ledger,
+            )  # fmt: skip
             jax.block_until_ready(state)
             looped.append(time.perf_counter() - began)
     return 1 - min(bare) / min(looped)

@@ -1,6 +1,7 @@
 """What every experiment's start and end share: flags, one-line errors, one JSON line of results."""
 
 import errno
+import functools
 import json
 import runpy
 import sys
@@ -11,12 +12,25 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from llm_jax.configuration import ConfigError, nearest
+from llm_jax.parallel import distributed
 from llm_jax.training.run import RunConfig, parse_run
 
 _EMULATED = flags.DEFINE_integer(
     "emulated_devices",
     0,
     "Split the CPU into this many devices, to try a mesh without an accelerator; 0: leave it.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "Of several processes: HOST:PORT at which process 0 listens; auto finds it on TPU, GKE, Slurm "
+    "and Open MPI (the default where those name several processes), mpi4py under other MPIs.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many --coordinator joins.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_CONNECT = flags.DEFINE_float("connect_seconds", 300.0, "How long to wait until all are there.")
+_LOST = flags.DEFINE_float(
+    "lost_seconds", 30.0, "A process without a sign of life for so long is lost: all stop."
 )
 
 
@@ -54,9 +68,10 @@ def launch(main: Callable[[], dict]) -> None:
     """Parses the flags, runs `main` and prints its result as the last line of stdout, in JSON.
 
     Bad input ends with one line on stderr and exit code 2; Ctrl-C before or after training with
-    one line and exit code 0.
+    one line and exit code 0. A process that stops because another one did ends with one line that
+    names it and exit code 3.
     """
-    sys.exit(_run(main))
+    sys.exit(distributed.guarded(functools.partial(_run, main)))
 
 
 def _run(main) -> int:
@@ -64,6 +79,13 @@ def _run(main) -> int:
         _parse_flags()
         if _EMULATED.value:
             jax.config.update("jax_num_cpu_devices", _EMULATED.value)
+        distributed.start(
+            coordinator=_COORDINATOR.value,
+            num_processes=_NUM_PROCESSES.value,
+            process_id=_PROCESS_ID.value,
+            connect_seconds=_CONNECT.value,
+            lost_seconds=_LOST.value,
+        )
         result = main()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -80,7 +102,7 @@ def _run(main) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         print(json.dumps({"finished": False}))
-        return 0
+        return 0 if jax.process_count() == 1 else 1  # one of several must stop the others
     print(json.dumps(result), flush=True)
     return 0
 

@@ -15,7 +15,7 @@ Someone's weights, on text of one's own: --config=configs/continue_from.py:path/
 The work directory gets config.json, metrics.csv, TensorBoard events, report.md with the loss curve,
 the tokenizer and the checkpoints. Ctrl-C or SIGTERM saves and leaves; the same command goes on from
 there, and after a crash from the newest checkpoint, as if nothing had happened. The mesh, log.* and
-a larger number of steps may then differ.
+a larger number of steps may then differ. Several hosts: docs/scale.md.
 
 The last line of stdout is one JSON object with the result; progress goes to stderr.
 """
@@ -27,8 +27,10 @@ from experiments import entry
 from llm_jax import data
 from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.evaluation.samples import draw_samples
+from llm_jax.parallel.mesh import batch_block
 from llm_jax.parallel.sharding import batch_sharding
-from llm_jax.training import checkpoint, hardware, loop, monitor, report, restore
+from llm_jax.training import checkpoint, hardware, loop, monitor, profile, report, restore, spikes
+from llm_jax.training.goodput import Ledger
 from llm_jax.training.trainer import make_trainer
 from llm_jax.training.workdir import (
     claim_workdir,
@@ -51,8 +53,9 @@ PROFILE = flags.DEFINE_string(
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
     run, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
-    hooks = loop.profile_hooks(PROFILE.value, workdir, run.steps)
+    hooks = profile.profile_hooks(PROFILE.value, workdir, run.steps)
     open_workdir(workdir, run)
+    ledger = Ledger(workdir, age=hardware.process_age())
     trainer = make_trainer(run)
     model, mesh = trainer.model, trainer.mesh
     manifest = prepare_data(run, workdir)
@@ -61,49 +64,52 @@ def main() -> dict:
         for split in ("train", "validation")
     )
 
-    # The state: this run's newest checkpoint, or new, perhaps with another run's parameters.
     checkpoints = checkpoint.Checkpoints(
         workdir, run.checkpoint.keep_last, restore.companions(run, data_directory(workdir))
     )
-    first = checkpoints.newest(fallback=FALLBACK.value)
-    if first is not None:
-        now = checkpoints.restore(first, trainer.target)
-    else:
-        now = trainer.new_state()
-        if run.init_from:
-            params = restore.load_params(run.init_from, run.model, trainer.target.params)
-            now = now._replace(params=params)
-    first = first or 0
-    batches = data.batches(
-        rows,
-        seed=run.seed,
-        batch_size=run.batch_size,
-        start_step=first,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=run.data.read_threads,
-    )
+    guard = spikes.Guard(run.spikes, run.max_skipped_steps)
+
+    def begin():
+        """Returns a step, the state after it and the batches that follow."""
+        first, now = restore.newest_state(checkpoints, run, trainer, guard, fallback=FALLBACK.value)
+        batches = data.batches(
+            rows,
+            seed=run.seed,
+            batch_size=run.batch_size,
+            start_step=first,
+            skipped=guard.skipped,
+            **batch_block(mesh),
+            threads=run.data.read_threads,
+        )
+        return first, now, batches
+
+    first, now, batches = begin()
     claim_workdir(workdir, run)  # from here on nothing is wrong with what was given
     peak = hardware.matmul_peak(trainer.policy.dtype, mesh.size)
     header = report.header(run, model, mesh, manifest, peak)
-    watch = monitor.Monitor(workdir, run, model, peak, first, header)
+    watch = monitor.Monitor(workdir, run, model, peak, first, header, ledger)
+
+    def stepped(step, metrics):
+        guard.look(step, metrics)
+        watch.stepped(step, metrics | {"rollbacks": len(guard.rollbacks)})
 
     def save(taken, now):
-        with watch.aside():
-            checkpoints.save(taken, now)
+        with ledger.during("saving"):
+            checkpoints.save(taken, now, guard.files())
 
     def score_some(taken, now):
         if taken < run.steps:  # the whole split is due after the last step
             score(taken, now, limit=run.evaluation.rows)
 
     def score(taken, now, limit=None):
-        with watch.aside():
-            checkpoints.save(taken, now)  # first: an evaluation that fails loses nothing
+        save(taken, now)  # first: an evaluation that fails loses nothing
+        with ledger.during("evaluation"):
             scores = evaluate(
                 model, now.params, held_out,
                 batch_size=run.evaluation.batch_size, limit=limit, objective=run.objective,
             )  # fmt: skip
             watch.evaluated(taken, scores)
+        with ledger.during("saving"):
             checkpoints.wait()
             checkpoints.mark_best(taken, scores["loss"])
         return scores
@@ -114,26 +120,40 @@ def main() -> dict:
         loop.Hook(run.evaluation.every, score_some),
     ]
     with jax.set_mesh(mesh), loop.Interruption() as interruption:
-        now, taken = loop.fit(
-            trainer.train_step,
-            now,
-            loop.place_ahead(batches, batch_sharding(mesh)),
-            first=first,
-            steps=run.steps,
-            on_metrics=watch.stepped,
-            hooks=hooks,
-            interruption=interruption,
-        )
+        while True:
+            try:
+                now, taken = loop.fit(
+                    trainer.train_step,
+                    now,
+                    loop.place_ahead(batches, batch_sharding(mesh)),
+                    first=first,
+                    steps=run.steps,
+                    on_metrics=stepped,
+                    hooks=hooks,
+                    interruption=interruption,
+                    hang_seconds=run.log.hang_seconds,
+                    ledger=ledger,
+                )
+                break
+            except spikes.Spike as found:
+                spike = found.with_traceback(None)  # which would keep the state of the spike
+            with ledger.during("recovery"):
+                batches.close()
+                back_to = checkpoints.go_back(spike.since)
+                watch.rolled_back(guard.leave_out(spike, back_to))
+                first, now, batches = begin()
         seconds = watch.elapsed()
         if taken < run.steps:
-            checkpoints.save(taken, now)
+            save(taken, now)
             checkpoints.close()
-            return watch.interrupted(taken, interruption.signal)
+            signal = interruption.signal or "signal to another process"
+            return watch.interrupted(taken, signal)
         scores = score(taken, now)
-    samples, drawn = draw_samples(model, now.params, run, data_directory(workdir), held_out)
+    with ledger.during("evaluation"):
+        samples, drawn = draw_samples(model, now.params, run, data_directory(workdir), held_out)
     checkpoints.close()
     result = {"finished": True, "step": taken, "training_seconds": seconds} | scores | drawn
-    return watch.finished(result, samples)
+    return watch.finished(result, samples, guard.rollbacks)
 
 
 if __name__ == "__main__":

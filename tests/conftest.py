@@ -1,20 +1,32 @@
-"""Every test sees eight emulated CPU devices and a persistent compilation cache."""
+"""Every test sees eight emulated CPU devices and a persistent compilation cache.
+
+XLA compiles as fast as it can, not for speed: a third of the whole suite's time.
+"""
 
 import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llm_jax_test_cache")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+from tests.processes import environment
+
+os.environ.update(environment())
+
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True)
+def default_matmul_precision():
+    """No test computes under the precision policy that a run in an earlier one activated."""
+    jax.config.update("jax_default_matmul_precision", None)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ Order is grain's: the rows are permuted anew for every epoch, the permutations f
 without end, and the global batch of step `s` is the rows `s*B .. (s+1)*B - 1` of that stream. A
 process reads the block of it that is its own, so the global batch does not depend on how many
 processes there are, and starting at any step costs the same. What chance does to an example
-(masks, crops) is drawn from a generator of (seed, its place in the stream).
+(masks, crops) is drawn from a generator of (seed, its place in the stream). A run may leave batches
+out: the steps behind them take the batches that follow, as if those had never been there.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ def batches(
     seed: int,
     batch_size: int,
     start_step: int = 0,
+    skipped: Sequence[tuple[int, int]] = (),
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
@@ -52,6 +54,7 @@ def batches(
       seed: of the order; any integer.
       batch_size: rows of the global batch, B.
       start_step: the step whose batch comes first; no step costs more to start at than another.
+      skipped: batches of the stream that no step takes, see `position`.
       process_index, process_count: this process takes rows `p*B/P .. (p+1)*B/P - 1`.
       threads: how many read ahead; 0 reads when asked.
 
@@ -72,9 +75,10 @@ def batches(
         )
     example_ids = np.arange(process_index * local, (process_index + 1) * local, dtype=np.int32)
 
-    def read(index: int, indices: np.ndarray) -> dict[str, np.ndarray]:
-        places = (start_step + index) * batch_size + example_ids.astype(np.int64)
-        randoms = _Generators(f"example {seed}", places)
+    def read(step: int) -> dict[str, np.ndarray]:
+        number = position(step, skipped)
+        indices = blocks[number * process_count + process_index]
+        randoms = _Generators(f"example {seed}", number * batch_size + example_ids.astype(np.int64))
         return rows.take(indices, randoms) | {"example_ids": example_ids.copy()}
 
     # Hashed, because grain counts the seed up by one an epoch: seed 1 would begin with the order
@@ -82,10 +86,22 @@ def batches(
     order_seed = _hashed(f"order {seed}") >> 32
     order = grain.MapDataset.range(len(rows)).shuffle(seed=order_seed).repeat(_ENDLESS // len(rows))
     blocks = order.batch(local)
-    own = slice(start_step * process_count + process_index, None, process_count)
-    dataset = blocks.slice(own).map_with_index(read)
+    dataset = grain.MapDataset.range(start_step, len(blocks) // process_count).map(read)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(dataset.to_iter_dataset(options))
+
+
+def position(step: int, skipped: Sequence[tuple[int, int]]) -> int:
+    """Returns which batch of the stream the step after `step` steps takes.
+
+    Args:
+      step: steps taken before.
+      skipped: `[from, to)` in batches of the stream, ascending and disjoint, that no step takes.
+    """
+    for first, end in skipped:
+        if step >= first:
+            step += end - first
+    return step
 
 
 def eval_batches(

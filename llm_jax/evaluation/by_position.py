@@ -56,14 +56,9 @@ def loss_by_position(model: Model, params, rows, *, batch_size: int, width: int)
     length = rows.sequence_length
     if width < 1 or length % width:
         raise ConfigError(f"a range of {width} tokens does not divide rows of {length}: change it")
-    place, shards = placement(params)
+    place, shards, block = placement(params)
     sums = np.zeros((2, length // width))
-    batches = eval_batches(
-        rows,
-        batch_size=math.ceil(batch_size / shards) * shards,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = eval_batches(rows, batch_size=math.ceil(batch_size / shards) * shards, **block)
     for batch in batches:
         placed = jax.tree.map(place, batch)
         sums += np.asarray(_sums(model, width, params, placed), np.float64)

@@ -14,7 +14,7 @@ from llm_jax.data import Rows, eval_batches
 from llm_jax.data.objectives import NextToken
 from llm_jax.losses.registry import TASKS
 from llm_jax.models import Model
-from llm_jax.parallel.mesh import BATCH_AXES
+from llm_jax.parallel.mesh import BATCH_AXES, batch_block
 from llm_jax.parallel.sharding import batch_sharding
 
 
@@ -59,14 +59,9 @@ def evaluate(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
-    place, shards = placement(params)
+    place, shards, block = placement(params)
     batch_size = math.ceil(batch_size / shards) * shards
-    batches = eval_batches(
-        rows,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = eval_batches(rows, batch_size=batch_size, **block)
     rounds = math.ceil(min(limit or len(rows), len(rows)) / batch_size)
     totals, pending = collections.Counter(), []
     for batch in itertools.islice(batches, rounds):
@@ -93,10 +88,15 @@ def _floats(sums: dict) -> dict[str, float]:
 
 
 def placement(params):
-    """Returns `(place, shards)`: how a batch reaches the parameters' devices, in how many parts."""
+    """Returns how a batch reaches the parameters' devices.
+
+    Returns:
+      `(place, shards, block)`: what places this process's rows, in how many parts the batch is
+      divided, and which block of it is this process's, for `eval_batches`.
+    """
     sharding = jax.tree.leaves(params)[0].sharding
     if not isinstance(sharding, NamedSharding):
-        return np.asarray, 1
+        return np.asarray, 1, {}
     mesh = sharding.mesh
     place = functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
-    return place, math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return place, math.prod(mesh.shape[axis] for axis in BATCH_AXES), batch_block(mesh)

@@ -3,6 +3,9 @@
 import ast
 import re
 
+import jax
+from absl import logging
+
 from llm_jax.data import load_tokenizer
 from llm_jax.evaluation.pairs import write_targets
 from llm_jax.generation.engine import Engine
@@ -26,8 +29,12 @@ def draw_samples(model, params, run: RunConfig, data_directory: str, held_out):
 
     Returns:
       `(pairs, figures)`: pairs of prompt and text, and `{"parsed_share": ...}` where the samples
-      are Python functions, or what `write_targets` measures.
+      are Python functions, or what `write_targets` measures. A run of several processes draws
+      none, and says so.
     """
+    if jax.process_count() > 1:
+        logging.warning("no samples: draw them from the checkpoint with experiments.generate")
+        return [], {}
     config, seed = run.sampling, run.seed
     if run.objective.kind == "pairs":
         written, figures = write_targets(

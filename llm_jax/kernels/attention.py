@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.chunked import CHUNK, chunked
+from llm_jax.kernels.flash import flash
 from llm_jax.kernels.linear_attention import linear_attention
 from llm_jax.kernels.mask import MASKED, Mask, Scores, Span
 from llm_jax.kernels.pattern import Pattern
 from llm_jax.parallel.ring import ring_attention
-from llm_jax.parallel.sharding import axis_size, constrain
+from llm_jax.parallel.sharding import axis_size, constrain, platform
 
 
 def plain(query, key, value, mask: Mask, scores: Scores = Scores(), *, bias=None, drop=None):
@@ -63,6 +64,7 @@ def library(query, key, value, mask: Mask, scores: Scores = Scores(), *, impleme
 IMPLEMENTATIONS = {
     "plain": plain,
     "chunked": chunked,
+    "flash": flash,
     "xla": functools.partial(library, implementation="xla"),
     "cudnn": functools.partial(library, implementation="cudnn"),
 }
@@ -87,37 +89,37 @@ def check(implementation: str, pattern: Pattern = Pattern()) -> None:
 def choose(
     implementation: str,
     *,
-    backend: str,
-    devices: int,
+    platform: str,
     query_shape: tuple,
     dtype,
     dropout: bool = False,
     bias: bool = False,
-    scaled_only: bool = True,
+    scores: Scores = Scores(),
     cached: bool = False,
     pattern: Pattern = Pattern(),
     sequence: int = 1,
     own_keys: bool = True,
+    known_window: bool = True,
 ) -> str:
     """Returns the name that `implementation` stands for: itself, or what `auto` picks.
 
     Args:
       implementation: a key of `IMPLEMENTATIONS`, a name of `DIVIDED`, or "auto".
-      backend: of `jax.default_backend()`.
-      devices: how many devices share the computation.
+      platform: of the devices, as of `llm_jax.parallel.sharding.platform`.
       query_shape: `(B, T, N, H)`.
       dtype: of the query.
       dropout: whether attention probabilities are dropped, which only "plain" does.
       bias: whether scores have a bias, which only "plain" takes.
-      scaled_only: as `Scores.scaled_only`.
+      scores: before the softmax.
       cached: whether keys come from a cache.
       pattern: of the mask.
       sequence: how many devices divide the rows.
       own_keys: whether keys are of the queries' own slots.
+      known_window: whether a window, if there is one, is of `Mask.windows`.
 
     Raises:
-      ConfigError: an unknown name, or dropout, a bias or a pattern asked of an implementation
-        without it.
+      ConfigError: an unknown name, or dropout, a bias, a pattern or a platform asked of an
+        implementation without it.
     """
     check(implementation, pattern)
     if sequence > 1 and implementation in ("auto", *DIVIDED):
@@ -130,8 +132,8 @@ def choose(
                 "choose execution.attention='all_to_all' or 'auto'"
             )
         return "ring" if ring and implementation != "all_to_all" else "all_to_all"
-    if implementation in DIVIDED:
-        implementation = "auto"
+    if implementation in DIVIDED or (implementation == "flash" and cached):
+        implementation = "auto"  # also for a model that trained by it and now decodes
     if pattern.linear:
         if dropout or bias:
             raise ConfigError(
@@ -146,13 +148,31 @@ def choose(
                 "'plain' or 'auto', or set attention_dropout_rate=0"
             )
         return "plain"
+    lacks = {
+        f"the platform {platform!r}": platform != "tpu",
+        f"{jnp.dtype(dtype).name}": dtype not in (jnp.bfloat16, jnp.float32),
+        "ALiBi": scores.alibi,
+        "a cache": cached,
+        "a block-sparse pattern": pattern.block_sparse,
+        "a window that is computed or over other keys": not known_window,
+    }
+    if implementation == "flash" and any(lacks.values()):
+        raise ConfigError(
+            f"attention 'flash' is not for {next(name for name in lacks if lacks[name])}: choose "
+            "'chunked' or 'auto'"
+        )
     if implementation != "auto":
         return implementation
-    simple = scaled_only and not (cached or pattern.block_sparse)
-    if backend == "gpu" and simple and dtype in (jnp.bfloat16, jnp.float16):
+    length, head_dim = query_shape[1], query_shape[3]
+    if length >= CHUNK and not any(lacks.values()):
+        return "flash"
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    simple = scores.scaled_only and not (cached or pattern.block_sparse)
+    # What cuDNN's fused kernels take on every GPU since Ampere, a mask's gradient included.
+    if platform == "gpu" and simple and half and head_dim <= 128 and not head_dim % 8 | length % 2:
         return "cudnn"
     # One token of a cache is a few products; a prompt's scores are better not all there at once.
-    few = query_shape[1] <= CHUNK or pattern.block_sparse
+    few = length <= CHUNK or pattern.block_sparse
     return "plain" if cached and few else "chunked"
 
 
@@ -168,21 +188,21 @@ def attention(
     drop=None,
 ):
     """Attention by a named implementation; shapes and types as the module and `plain` say."""
-    mesh = jax.sharding.get_abstract_mesh()
+    own_keys = query.shape[1] == key.shape[1]
     pick = functools.partial(
         choose,
-        backend=jax.default_backend(),
-        devices=1 if mesh.empty else mesh.size,
+        platform=platform(),
         query_shape=query.shape,
         dtype=query.dtype,
         dropout=drop is not None,
         bias=bias is not None,
-        scaled_only=scores.scaled_only,
+        scores=scores,
         cached=mask.query_positions is not None,
         pattern=mask.pattern,
+        own_keys=own_keys,
+        known_window=mask.window is None or (own_keys and bool(mask.windows)),
     )
-    own_keys = query.shape[1] == key.shape[1]
-    name = pick(implementation, sequence=axis_size("seq"), own_keys=own_keys)
+    name = pick(implementation, sequence=axis_size("seq"))
     if name == "ring":
         return ring_attention(query, key, value, mask, scores)
     if name == "all_to_all":

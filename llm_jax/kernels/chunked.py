@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.configuration import ConfigError
-from llm_jax.kernels.mask import MASKED, Mask, Scores, Span
+from llm_jax.kernels.mask import MASKED, Mask, Scores, Span, tied
 
 # Queries of a range; a short row has so many at most, and with a window so many.
 CHUNK, MOST_RANGES, MOST_RANGES_WINDOW = 128, 8, 4
@@ -130,6 +130,8 @@ def _ranges(chunk: int, length: int, keys: int, mask: Mask):
 
 def _ranged_forward(settings, query, key, value, mask):
     chunk, scores = settings
+    given = mask
+    mask, query = tied(mask, query)
     outputs, normalizers = [], []
     for rows, columns in _ranges(chunk, query.shape[3], key.shape[2], mask):
         logits = _logits(scores, rows.of(query, 3), columns.of(key, 2), mask, rows, columns)
@@ -140,7 +142,7 @@ def _ranged_forward(settings, query, key, value, mask):
         outputs.append((mixed / total).astype(query.dtype))
         normalizers.append(largest + jnp.log(total))
     out = jnp.concatenate(outputs, axis=3)
-    return out, (query, key, value, mask, out, jnp.concatenate(normalizers, axis=3))
+    return out, (query, key, value, given, out, jnp.concatenate(normalizers, axis=3))
 
 
 def _ranged_backward(settings, residuals, d_out):
@@ -224,6 +226,8 @@ def _blocks(settings, query, key, value, mask):
 
 def _blocks_forward(settings, query, key, value, mask):
     size, scores, length, keys = settings
+    given = mask
+    mask, query = tied(mask, query)
     visits = _visits(size, length, keys, mask)
 
     def block(row):
@@ -250,7 +254,7 @@ def _blocks_forward(settings, query, key, value, mask):
 
     out, normalizer = jax.lax.map(block, jnp.arange(query.shape[3] // size))
     out, normalizer = (_joined(x) for x in (out, normalizer))
-    return out, (query, key, value, mask, out, normalizer)
+    return out, (query, key, value, given, out, normalizer)
 
 
 def _joined(x):

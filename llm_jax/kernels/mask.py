@@ -37,22 +37,30 @@ class Mask:
         and with its own. None means `0 .. T-1`.
       query_segments: int32 [B, T] or None: a query sees only keys of its own segment.
       key_segments: int32 [B, S]; given if and only if `query_segments` is.
-      window: int32 scalar or None: a query sees only the last so many slots, its own included;
+      window: int, int32 scalar or None: a query sees only the last so many slots, its own included;
         without `causal` also as many behind it.
       key_positions: int32 [B, S] or None: which slot each key is of; None means `0 .. S-1`.
       causal: whether a query's own slot is the last that it sees; without it
         `query_positions` must be None.
       pattern: which blocks of slots are seen; with anything but "full", queries and keys are of
         the same slots or the keys are a cache.
+      windows: the values that `window` may have, where they are known before it is computed (of
+        an int they are); a kernel is built for each.
     """
 
     query_positions: jax.Array | None = None
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
-    window: jax.Array | None = None
+    window: jax.Array | int | None = None
     key_positions: jax.Array | None = None
     causal: bool = dataclasses.field(default=True, metadata={"static": True})
     pattern: Pattern = dataclasses.field(default=Pattern(), metadata={"static": True})
+    windows: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+    first: jax.Array | None = None
+
+    def __post_init__(self):
+        if isinstance(self.window, int):
+            object.__setattr__(self, "windows", (self.window,))
 
     @property
     def prefix_only(self) -> bool:
@@ -67,7 +75,8 @@ class Mask:
             position = rows.of(self.query_positions, 1)
         if self.key_positions is not None:
             return position[:, :, None] - columns.of(self.key_positions, 1)[:, None, :]
-        return position[:, :, None] - (columns.start + jnp.arange(columns.size))
+        slots = columns.start + jnp.arange(columns.size)
+        return position[:, :, None] - (slots if self.first is None else slots + self.first)
 
     def allowed(self, rows: Span, columns: Span) -> jax.Array:
         """Returns bool [B or 1, rows, columns]: which keys may be seen, whatever the pattern."""
@@ -93,6 +102,16 @@ class Mask:
             blocks = jnp.clip(self.query_positions, 0, keys - 1) // size
         by_query = jnp.asarray(visible)[blocks]
         return allowed & jnp.repeat(by_query, size, axis=-1)[..., :keys]
+
+
+def tied(mask: Mask, query):
+    """Returns both as they are, and none of the mask known before the query is.
+
+    JAX takes what no layer changes out of the scan over layers, and so would compute every block of
+    a mask at once and keep it, for all heads: quadratic memory.
+    """
+    mask = dataclasses.replace(mask, first=jnp.int32(0))
+    return jax.lax.optimization_barrier((mask, query))
 
 
 @dataclasses.dataclass(frozen=True)

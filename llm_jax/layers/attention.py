@@ -151,7 +151,7 @@ class Attention(nn.Module):
         return RMSNorm(self.epsilon, self.dtype, name=name, **settings)(x)
 
     def _project(self, name, count, x):
-        names = ("embed", "heads" if count == self.shape.num_heads else None, "head_dim")
+        names = ("embed", "heads" if name == "query" else "kv_heads", "head_dim")
         layer = Projection(
             (self.shape.hidden_size,),
             (count, self.shape.head_dim),

@@ -8,6 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.kernels.attention import Mask, Scores
 from llm_jax.layers import norm
@@ -15,7 +16,8 @@ from llm_jax.layers.attention import Attention, Shape
 from llm_jax.layers.dropout import dropout, site_key
 from llm_jax.layers.mlp import MLP
 from llm_jax.layers.partition import named
-from llm_jax.parallel.sharding import constrain
+from llm_jax.layers.stack import BLOCK_INPUT
+from llm_jax.parallel.sharding import axis_size, constrain
 
 ALL_BIASES = ("query", "key", "value", "output")
 
@@ -115,6 +117,7 @@ class Block(nn.Module):
     def __call__(self, carry, layer: Layer, context: Context):
         """Takes and returns `(x [B, T, D], cache or None)`; see `Model.init_cache`."""
         x, cache = carry
+        x = checkpoint_name(x, BLOCK_INPUT)
         mask, rotary = context.mask, context.rotary
         if layer.window is not None:
             mask = dataclasses.replace(mask, window=layer.window)
@@ -165,7 +168,13 @@ class Block(nn.Module):
                 name=f"{name}_{suffix}",
             )
 
-        y = function(x if config.placement == "post" else normalize("norm")(x))
+        y = x if config.placement == "post" else normalize("norm")(x)
+        y = function(constrain(y, ("batch", "length", "embed")))
+        # Between products that `tensor` divides by heads or width it divides tokens, where it can
+        # (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2).
+        divides = x.shape[1] % (axis_size("seq") * axis_size("tensor")) == 0
+        between = ("batch", "norm_length" if divides else "length", "embed")
+        y = constrain(y, between)
         if config.placement == "both":
             y = normalize("post_norm")(y)
         if config.layer_scale is not None:
@@ -175,7 +184,7 @@ class Block(nn.Module):
         x = x + y
         if config.placement == "post":
             x = normalize("norm")(x)
-        return constrain(x, ("batch", "length", "embed"))
+        return constrain(x, between)
 
     def _key(self, site, layer, context):
         if context.dropout_key is None:

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from llm_jax.configuration import ConfigError
+from llm_jax.kernels.grouped import grouped_product
 from llm_jax.layers.linear import Projection
 from llm_jax.layers.mlp import ACTIVATIONS, MLP
 from llm_jax.layers.partition import named
+from llm_jax.parallel.exchange import exchange
 from llm_jax.parallel.mesh import BATCH_AXES
-from llm_jax.parallel.sharding import axis_size, constrain, widened
+from llm_jax.parallel.sharding import automatic_axes, axis_size, constrain, widened
 
 AXIS = "expert"
 
@@ -79,7 +81,7 @@ class MoE(nn.Module):
         size, experts = self.hidden_size, self.experts
         router = Projection(
             (size,), (experts.count,), ("embed", None), self.init_std, False, self.dtype,
-            name="router",
+            exact=True, name="router",
         )  # fmt: skip
         logits = router(x).astype(jnp.float32)
         weights, choices = route(logits, experts)
@@ -102,7 +104,7 @@ class MoE(nn.Module):
             )  # fmt: skip
             gate = Projection(
                 (size,), (1,), ("embed", None), self.init_std, False, self.dtype,
-                name="shared_gate",
+                exact=True, name="shared_gate",
             )  # fmt: skip
             y = y + jax.nn.sigmoid(gate(x)) * shared(x)
         return constrain(y, ("batch", "length", "embed")), logits
@@ -123,8 +125,9 @@ def route(logits, experts: Experts):
 def dropless(x, weights, choices, kernels, activation):
     """Returns [B, T, D]: every token by every expert that it chose.
 
-    Over the mesh axis `expert` each device has some experts and a part of the batch: it computes
-    what all those parts' tokens ask of its experts, and gets the sums for its own tokens back.
+    On a mesh each device sorts its own tokens. Over the axis `expert` it has some experts and a
+    part of the batch: tokens go to their experts' devices, and come back. Over `tensor` it has a
+    part of every expert's hidden units.
 
     Args:
       x: [B, T, D].
@@ -132,70 +135,79 @@ def dropless(x, weights, choices, kernels, activation):
       kernels: gate and up [E, D, F], down [E, F, D].
       activation: a function.
     """
-    if axis_size(AXIS) == 1:
+    axes = automatic_axes()
+    if not axes:
         return _grouped(x, weights, choices, kernels, activation)
 
-    wide, narrowed = widened(kernels)
+    (wide_x, wide), narrowed = widened((x, kernels))
+
+    compute = _grouped if axis_size(AXIS) == 1 else _dispatched
 
     def on_each(x, weights, choices, kernels):
-        x, weights, choices = _gathered(x), _gathered(weights), _gathered(choices)
-        first = jax.lax.axis_index(AXIS) * kernels[0].shape[0]
-        y = _grouped(x, weights, choices - first, narrowed(kernels), activation)
-        return _scattered(y.astype(jnp.float32)).astype(y.dtype)
+        x, kernels = narrowed((x, kernels))
+        y = compute(x, weights, choices, kernels, activation)
+        if axis_size("tensor") > 1:
+            y = jax.lax.psum(y.astype(jnp.float32), "tensor")
+        return y.astype(x.dtype)
 
-    rows, experts = PartitionSpec(BATCH_AXES), PartitionSpec(AXIS)
+    rows = PartitionSpec(BATCH_AXES, "seq")
+    inner, outer = PartitionSpec(AXIS, None, "tensor"), PartitionSpec(AXIS, "tensor")
     return jax.shard_map(
         on_each,
-        in_specs=(rows, rows, rows, experts),
+        in_specs=(rows, rows, rows, [inner, inner, outer]),
         out_specs=rows,
-        axis_names=set(BATCH_AXES),
+        axis_names=axes,
         check_vma=False,
-    )(x, weights, choices, wide)
+    )(wide_x, weights, choices, wide)
 
 
-def _scattered(y):
-    return jax.lax.psum_scatter(y, AXIS, scatter_dimension=0, tiled=True)
+def _dispatched(x, weights, choices, kernels, activation):
+    """As `_grouped` of all experts, of which each device of the axis `expert` has its part.
 
-
-@jax.custom_vjp
-def _gathered(x):
-    """Returns what all devices of the axis have; gradients are summed in float32."""
-    return jax.lax.all_gather(x, AXIS, axis=0, tiled=True)
-
-
-def _gathered_forward(x):
-    return _gathered(x), None
-
-
-def _gathered_backward(_, gradient):
-    if gradient.dtype == jax.dtypes.float0:  # of choices
-        return (None,)
-    return (_scattered(gradient.astype(jnp.float32)).astype(gradient.dtype),)
-
-
-_gathered.defvjp(_gathered_forward, _gathered_backward)
+    Tokens go to the devices of the experts that they chose, and what comes out of those goes back.
+    """
+    shape, count = x.shape, choices.shape[-1]
+    flat, choices = x.reshape(-1, shape[-1]), choices.reshape(-1)
+    devices, experts = axis_size(AXIS), kernels[0].shape[0]
+    order = jnp.argsort(choices, stable=True)
+    sizes = jnp.bincount(choices, length=devices * experts).astype(jnp.int32)
+    sizes = jax.lax.all_gather(sizes, AXIS).reshape(devices, devices, experts)
+    counts = jnp.sum(sizes, axis=-1)
+    room = devices * choices.size  # all tokens of all devices may choose one device's experts
+    received = exchange(flat[order // count], counts, room, AXIS)
+    # From each device, those for the first expert come first; behind all of them is nothing.
+    mine = sizes[:, jax.lax.axis_index(AXIS)].reshape(-1)
+    mine = jnp.append(mine, room - jnp.sum(mine))
+    names = jnp.append(jnp.tile(jnp.arange(experts), devices), experts)
+    chosen = jnp.repeat(names, mine, total_repeat_length=room)[:, None]
+    outputs = _grouped(received, jnp.ones((room, 1)), chosen, kernels, activation)
+    outputs = exchange(outputs, counts.T, choices.size, AXIS)
+    return _mixed(outputs, order, weights, shape)
 
 
 def _grouped(x, weights, choices, kernels, activation):
-    """Returns [B, T, D], the sum over those choices that are experts 0 .. E-1 of the kernels.
+    """Returns [..., D] like x, the sum over those choices that are experts 0 .. E-1 of the kernels.
 
-    Tokens are sorted by expert, and each product runs over one ragged group per expert.
+    Tokens are sorted by expert, and each product runs over one ragged group per expert. A choice
+    of expert E is of none.
     """
     gate, up, down = kernels
     shape, count, experts = x.shape, choices.shape[-1], gate.shape[0]
     flat, choices = x.reshape(-1, shape[-1]), choices.reshape(-1)
-    # Choices of another device's experts come behind all groups.
-    here = (choices >= 0) & (choices < experts)
-    choices = jnp.where(here, choices, experts)
     order = jnp.argsort(choices, stable=True)
     sizes = jnp.bincount(choices, length=experts).astype(jnp.int32)
     inputs = flat[order // count]
-    inner = activation(jax.lax.ragged_dot(inputs, gate, sizes))
-    inner = inner * jax.lax.ragged_dot(inputs, up, sizes)
-    outputs = jax.lax.ragged_dot(inner, down, sizes)
-    outputs = outputs[jnp.argsort(order)].reshape(-1, count, shape[-1])
-    weights = jnp.where(here, weights.reshape(-1), 0.0).reshape(-1, count, 1)
-    return jnp.sum(outputs * weights.astype(outputs.dtype), axis=1).reshape(shape)
+    inner = activation(grouped_product(inputs, gate, sizes))
+    inner = inner * grouped_product(inputs, up, sizes)
+    outputs = grouped_product(inner, down, sizes)
+    return _mixed(outputs, order, weights, shape)
+
+
+def _mixed(outputs, order, weights, shape):
+    """Returns the sum over choices, by weight, of `outputs` that lie in the choices' `order`."""
+    weights = weights.reshape(-1, weights.shape[-1], 1).astype(outputs.dtype)
+    outputs = outputs[jnp.argsort(order)].reshape(*weights.shape[:2], shape[-1])
+    return jnp.sum(outputs * weights, axis=1).reshape(shape)
 
 
 def with_capacity(x, weights, choices, kernels, activation, factor: float):

@@ -10,30 +10,58 @@ import flax.linen as nn
 import jax
 
 from llm_jax.configuration import ConfigError
+from llm_jax.kernels.flash import SAVED
+from llm_jax.layers.linear import in_eight_bits
 from llm_jax.parallel.pipeline import pipelined
 from llm_jax.parallel.sharding import axis_size
 
+# What `layers.block` calls the input of a block.
+BLOCK_INPUT = "block_input"
+HOST_MEMORY = "pinned_host"
+POLICIES = jax.checkpoint_policies
+
+
+def _and_attention(policy):
+    """Products, and those of a kernel, which no policy sees into."""
+    return POLICIES.save_from_both_policies(policy, POLICIES.save_only_these_names(SAVED))
+
+
+# "offload" is "full" whose one residual per layer, the block's input, waits in the host's memory.
 REMAT = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": POLICIES.nothing_saveable,
+    "attention": POLICIES.save_only_these_names(SAVED, "query", "key", "value", "output"),
+    "attention_gate": POLICIES.save_only_these_names(
+        SAVED, "query", "key", "value", "output", "gate"
+    ),
+    "dots": _and_attention(POLICIES.dots_saveable),
+    "dots_no_batch": _and_attention(POLICIES.dots_with_no_batch_dims_saveable),
+    "offload": POLICIES.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[BLOCK_INPUT],
+        offload_src="device",
+        offload_dst=HOST_MEMORY,
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """How layers are run; speed and memory only, never layout.
+    """How layers are run; never their layout.
 
     Attributes:
       remat: a key of `REMAT`: what the forward pass keeps for the backward pass.
       unroll: layers per iteration of the scan; 0 means all.
       microbatches: that pass a pipeline's stages; 0 means as many as there are stages.
+      rounds: that each of them makes through the stages.
+      quantization: None, or what the layers' projections multiply in: "fp8" or "int8".
     """
 
     remat: str = "none"
     unroll: int = 1
     microbatches: int = 0
+    rounds: int = 1
+    quantization: str | None = None
 
     def __post_init__(self):
         if self.remat not in REMAT:
@@ -44,6 +72,8 @@ class Scan:
             raise ConfigError(
                 f"execution.microbatches is {self.microbatches}: give 0 (as many as stages) or more"
             )
+        if self.rounds < 1:
+            raise ConfigError(f"execution.pipeline_rounds is {self.rounds}: give 1 or more")
 
 
 def stack(block, *, num_layers: int, scan: Scan, name: str, **attributes):
@@ -56,21 +86,42 @@ def stack(block, *, num_layers: int, scan: Scan, name: str, **attributes):
       scan: how it is run.
       name: of the parameters' subtree.
       **attributes: of `block`.
+
+    Raises:
+      ConfigError: residuals are to be offloaded and these devices see no memory of their host.
     """
+    if scan.remat == "offload":
+        device = jax.devices()[0]
+        kinds = [memory.kind for memory in device.addressable_memories()]
+        if HOST_MEMORY not in kinds:
+            raise ConfigError(
+                f"execution.remat is 'offload', and {device.device_kind} has no {HOST_MEMORY} "
+                f"memory but {', '.join(kinds)}: choose 'full'"
+            )
     if REMAT[scan.remat] is not None:
         block = nn.remat(block, prevent_cse=False, policy=REMAT[scan.remat])
     scanned = nn.scan(
         block,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "scaling": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),
         length=num_layers,
         unroll=scan.unroll or num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )(name=name, **attributes)
-    if axis_size("pipe") == 1:
-        return scanned
-    return functools.partial(_staged, scanned, block(parent=None, **attributes), num_layers, scan)
+    run = scanned
+    if axis_size("pipe") > 1:
+        run = functools.partial(
+            _staged, scanned, block(parent=None, **attributes), num_layers, scan
+        )
+    if scan.quantization is None:
+        return run
+
+    def quantized(*inputs):
+        with nn.intercept_methods(in_eight_bits(scan.quantization)):
+            return run(*inputs)
+
+    return quantized
 
 
 def _staged(scanned, block, num_layers, scan, carry, layers, shared):
@@ -78,14 +129,16 @@ def _staged(scanned, block, num_layers, scan, carry, layers, shared):
     if cache is not None:
         raise ConfigError("a pipeline has no cache: generate on a mesh with mesh.pipe=1")
 
-    def run(params, layers, x, shared):
+    def run(variables, layers, x, shared):
         def one(x, each):
-            params, layer = each
-            (x, _), extra = block.apply({"params": params}, (x, None), layer, shared)
+            variables, layer = each
+            (x, _), extra = block.apply(variables, (x, None), layer, shared)
             return x, extra
 
-        return jax.lax.scan(one, x, (params, layers))
+        return jax.lax.scan(one, x, (variables, layers))
 
-    count = {"num_layers": num_layers, "microbatches": scan.microbatches}
-    x, extras = pipelined(run, scanned.variables["params"], layers, x, shared, **count)
+    x, extras = pipelined(
+        run, dict(scanned.variables), layers, x, shared,
+        num_layers=num_layers, microbatches=scan.microbatches, rounds=scan.rounds,
+    )  # fmt: skip
     return (x, None), extras

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from llm_jax import configuration
 from llm_jax.configuration import ConfigError
-from llm_jax.kernels import attention
+from llm_jax.kernels import attention, grouped
 from llm_jax.layers import partition
 from llm_jax.layers.stack import Scan
 from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
 from llm_jax.models.flops import Flops
+from llm_jax.parallel.sharding import axis_size, platform
 
 FAMILIES = {
     "bert": bert,
@@ -51,13 +52,15 @@ class Execution:
       remat: what the forward pass keeps, a name of `llm_jax.layers.stack.REMAT`.
       unroll: layers per iteration of the scan over layers; 0 means all.
       microbatches: that a batch passes the stages of `mesh.pipe` in; 0: as many as stages.
-      loss_chunk: tokens whose logits are held at once.
+      pipeline_rounds: that each of them makes through the stages; more leave less time empty.
+      loss_chunk: tokens whose logits a device holds at once.
     """
 
     attention: str = "auto"
     remat: str = "none"
     unroll: int = 1
     microbatches: int = 0
+    pipeline_rounds: int = 1
     loss_chunk: int = 512
 
     def __post_init__(self):
@@ -69,7 +72,7 @@ class Execution:
     @property
     def scan(self) -> Scan:
         """How layers are run; `ConfigError` where a part of it is wrong."""
-        return Scan(self.remat, self.unroll, self.microbatches)
+        return Scan(self.remat, self.unroll, self.microbatches, self.pipeline_rounds)
 
 
 def parse_config(mapping: Mapping):
@@ -93,9 +96,14 @@ def require_decoder(config) -> None:
         )
 
 
-def build(config, execution: Execution = Execution(), dtype=jnp.float32) -> "Model":
-    """Returns the `Model` of a family's `config`; it computes in `dtype`."""
-    return Model(config, execution, jnp.dtype(dtype))
+def build(
+    config,
+    execution: Execution = Execution(),
+    dtype=jnp.float32,
+    quantization: str | None = None,
+) -> "Model":
+    """Returns the `Model` of a family's `config`; it computes as `dtype` and `quantization` say."""
+    return Model(config, execution, jnp.dtype(dtype), quantization)
 
 
 def forward(config, params, **inputs) -> dict:
@@ -121,11 +129,15 @@ class Model:
       config: the family's Config.
       execution: how it is computed.
       dtype: what it is computed in; parameters are float32 whatever it is.
+      quantization: what its blocks' projections multiply in, see `llm_jax.layers.stack.Scan`.
+      scaling: the memory of its scales, a tree of `new_scaling`; in fp8 it is needed to compute.
     """
 
     config: Any
     execution: Execution
     dtype: jnp.dtype
+    quantization: str | None = None
+    scaling: Any = None
 
     @property
     def family(self):
@@ -137,18 +149,25 @@ class Model:
         return self.family.Transformer(
             self.config,
             attention=self.execution.attention,
-            scan=self.execution.scan,
+            scan=dataclasses.replace(self.execution.scan, quantization=self.quantization),
             dtype=self.dtype,
         )
 
     def _boxed(self, key):
-        # The inputs that shape the parameters are no batch that a mesh could divide.
-        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            return self._module.init(key, **self.family.example_inputs(self.config))["params"]
+        # The inputs that shape the parameters are no batch that a mesh could divide, nor worth a
+        # kernel, which would stay in the program of all devices.
+        anywhere = jax.sharding.AbstractDevice("any", None, "cpu")
+        mesh = jax.sharding.AbstractMesh((), (), abstract_device=anywhere)
+        with jax.sharding.use_abstract_mesh(mesh):
+            return self._module.init(key, **self.family.example_inputs(self.config))
 
     def init(self, key):
         """Returns fresh parameters, a nested dict of float32 arrays, stacked by layer."""
-        return nn.meta.unbox(self._boxed(key))
+        return nn.meta.unbox(self._boxed(key)["params"])
+
+    def new_scaling(self):
+        """Returns the memory of the scales at the start, a tree of float32; None where none is."""
+        return nn.meta.unbox(self._boxed(jax.random.key(0)).get("scaling"))
 
     @functools.cached_property
     def _abstract(self):
@@ -157,12 +176,17 @@ class Model:
     @property
     def logical_axes(self):
         """A tree like the parameters; its leaves are tuples with a name or None per axis."""
-        return partition.axis_names(self._abstract)
+        return partition.axis_names(self._abstract["params"])
+
+    @property
+    def scaling_axes(self):
+        """The same of `new_scaling`."""
+        return partition.axis_names(self._abstract.get("scaling"))
 
     @property
     def abstract_params(self):
         """A tree like the parameters, of `jax.ShapeDtypeStruct`."""
-        return nn.meta.unbox(self._abstract)
+        return nn.meta.unbox(self._abstract["params"])
 
     @property
     def num_params(self) -> int:
@@ -171,7 +195,10 @@ class Model:
 
     def apply(self, params, *args, method: str | None = None, **inputs):
         """Returns what the family's module computes; arguments as its `__call__` or `method`."""
-        return self._module.apply({"params": params}, *args, method=method, **inputs)
+        variables = {"params": params}
+        if self.scaling is not None:
+            variables["scaling"] = self.scaling
+        return self._module.apply(variables, *args, method=method, **inputs)
 
     def hidden(
         self,
@@ -285,23 +312,26 @@ class Model:
         """Returns the arithmetic of training on one token of a row of `sequence_length`."""
         return self.family.flops_per_token(self.config, sequence_length)
 
-    def kernels(
-        self, batch_size: int, sequence_length: int, devices: int = 1, sequence: int = 1
-    ) -> dict:
-        """Returns the implementations that training picks for a shape, for a run's header."""
+    def kernels(self, batch_size: int, sequence_length: int) -> dict:
+        """Returns the implementations that training picks, for a run's header.
+
+        Call it as training itself, under `jax.set_mesh`: they depend on the devices.
+        """
         config = self.config
         block = config.block(cross=False) if callable(config.block) else config.block
-        return {
+        chosen = {
             "attention": attention.choose(
                 self.execution.attention,
-                backend=jax.default_backend(),
-                devices=devices,
+                platform=platform(),
                 query_shape=(batch_size, sequence_length, config.num_heads, config.size_of_head),
                 dtype=self.dtype,
                 dropout=config.attention_dropout_rate > 0.0,
                 bias=hasattr(config, "num_buckets"),  # T5's relative positions
-                scaled_only=block.scores.scaled_only,
+                scores=block.scores,
                 pattern=config.attention_pattern,
-                sequence=sequence,
+                sequence=axis_size("seq"),
             )
         }
+        if getattr(config, "experts", None) and config.experts.capacity_factor is None:
+            chosen["experts"] = grouped.choose(self.dtype)
+        return chosen

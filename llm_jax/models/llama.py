@@ -158,6 +158,13 @@ class Config:
         return tuple(self.layer_types[i % count] == SLIDING for i in range(self.num_layers))
 
     @property
+    def windows(self) -> tuple[int, ...]:
+        """Of each layer, how many tokens it sees; none where all see everything."""
+        if not any(self.sliding):
+            return ()
+        return tuple(self.window if slides else EVERYTHING for slides in self.sliding)
+
+    @property
     def block(self) -> BlockConfig:
         """What its blocks are."""
         scale = None if self.query_scalar is None else self.query_scalar**-0.5
@@ -222,7 +229,7 @@ class Transformer(nn.Module):
         rotary, layer = positions_by_layer(config, places)
         mask = Mask(
             None if cache is None else positions, segment_ids, segment_ids,
-            pattern=config.attention_pattern,
+            pattern=config.attention_pattern, windows=tuple(sorted(set(config.windows))),
         )  # fmt: skip
         slides = all(config.sliding)
         if cache is not None and slides and (slots := cache["key"].shape[3]) >= config.window:
@@ -264,13 +271,13 @@ class Transformer(nn.Module):
 
 def positions_by_layer(config: Config, places) -> tuple[tuple, Layer]:
     """Returns the rotary tables of `places [B, T]` and what differs from layer to layer."""
-    head_dim, sliding = config.size_of_head, np.array(config.sliding)
+    head_dim = config.size_of_head
     rotary = rotary_tables(places, head_dim, config.rotary_base, config.rotary_scaling)
     window = local = None
-    if sliding.any():
-        window = jnp.where(sliding, config.window, EVERYTHING)
+    if config.windows:
+        window = jnp.asarray(config.windows)
         if config.local_rotary_base is not None:
-            local = jnp.asarray(sliding)
+            local = jnp.asarray(config.sliding)
             rotary = (rotary, rotary_tables(places, head_dim, config.local_rotary_base))
     if config.positions != "rotary":
         rotary = local = None

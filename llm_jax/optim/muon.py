@@ -10,6 +10,7 @@ import optax
 
 from llm_jax.optim.tables import Layout
 from llm_jax.optim.transforms import AdamState, one_minus_power, per_leaf, zeros
+from llm_jax.parallel.sharding import platform
 
 # The quintic a x + b x^3 + c x^5 whose slope at zero is as large as it can be: five rounds bring
 # singular values from [0.001, 1] into about [0.7, 1.2].
@@ -33,14 +34,14 @@ def orthogonalize(x: jax.Array, *, steps: int = 5, method: str = "auto") -> jax.
     *stack, m, n = x.shape
     if method == "auto":
         wide = max(m, n) >= 2 * min(m, n)
-        method = "gram" if wide and jax.default_backend() == "cpu" else "direct"
+        method = "gram" if wide and platform() == "cpu" else "direct"
     one = _gram if method == "gram" else _direct
 
     def tall_or_wide(matrix):
         matrix = matrix / (jnp.linalg.norm(matrix) + 1e-7)
         return one(matrix.T, steps).T if m > n else one(matrix, steps)
 
-    one_by_one = jax.default_backend() == "cpu"
+    one_by_one = platform() == "cpu"
     over_stack = jax.lax.map if one_by_one else lambda f, xs: jax.vmap(f)(xs)
     flat = x.astype(jnp.float32).reshape(-1, m, n)
     return over_stack(tall_or_wide, flat).reshape(*stack, m, n)

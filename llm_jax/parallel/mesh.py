@@ -1,11 +1,13 @@
 """The device mesh: six named axes, of which each run chooses the sizes."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.configuration import ConfigError
 
@@ -24,6 +26,10 @@ class MeshConfig:
       expert: shards of experts, which share the batch as well.
       seq: shards of the sequence.
       tensor: shards of heads, MLP and vocabulary within a layer.
+      slices: groups of devices with fast links within and a slow network between: slices of a TPU,
+        elsewhere processes (hosts of GPUs).
+      across_slices: the axis that crosses the slow network, "data" or "pipe"; the others stay
+        within a slice.
     """
 
     pipe: int = 1
@@ -32,8 +38,17 @@ class MeshConfig:
     expert: int = 1
     seq: int = 1
     tensor: int = 1
+    slices: int = 1
+    across_slices: str = "data"
 
     def __post_init__(self):
+        if self.slices < 1:
+            raise ConfigError(f"mesh.slices is {self.slices}: give 1 or more")
+        if self.across_slices not in ("data", "pipe"):
+            raise ConfigError(
+                f"mesh.across_slices is {self.across_slices!r}: give 'data' or 'pipe', the axes "
+                "that send least"
+            )
         sizes = {axis: getattr(self, axis) for axis in AXES}
         for axis, size in sizes.items():
             if size < 1 and size != -1:
@@ -83,12 +98,76 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"the mesh {_text(sizes)} uses {needed} of {len(devices)} devices: a run of several "
             "processes must use them all; set one axis to -1"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=devices[:needed],
+    devices = devices[:needed]
+    types = (AxisType.Auto,) * len(AXES)
+    if config.slices > 1:
+        return Mesh(_over_slices(config, sizes, devices), AXES, axis_types=types)
+    if (count := len(_slices(devices))) > 1:
+        raise ConfigError(
+            f"the devices lie in {count} slices with a slow network between: set "
+            f"mesh.slices={count}, and mesh.data or mesh.pipe to a multiple of it"
+        )
+    # Where a slice's dimension is 8 and an axis 2, the axis takes a part of the dimension.
+    placed = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
+    return Mesh(placed, AXES, axis_types=types)
+
+
+def _slices(devices: Sequence[jax.Device]) -> set[int]:
+    """Returns the slices that TPU `devices` lie in; elsewhere devices have none."""
+    return {device.slice_index for device in devices if hasattr(device, "slice_index")}
+
+
+def _over_slices(config: MeshConfig, sizes: dict[str, int], devices: Sequence[jax.Device]):
+    """Returns the devices as an array of `sizes`, the slow axis outermost over the slices."""
+    slow, by_process = config.across_slices, len(_slices(devices)) < 2
+    found = len({device.process_index for device in devices} if by_process else _slices(devices))
+    if found != config.slices:
+        raise ConfigError(
+            f"mesh.slices is {config.slices}, but the devices lie in {found} "
+            f"{'process(es)' if by_process else 'slices'}: set mesh.slices={found}"
+        )
+    if sizes[slow] % config.slices:
+        raise ConfigError(
+            f"mesh.{slow} is {sizes[slow]} and crosses {config.slices} slices: make it a multiple "
+            "of them, or choose the other of data and pipe as mesh.across_slices"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        [size // config.slices if axis == slow else size for axis, size in sizes.items()],
+        [config.slices if axis == slow else 1 for axis in AXES],
+        devices,
+        process_is_granule=by_process,
+        allow_split_physical_axes=True,
+    )
+
+
+def batch_block(mesh: Mesh) -> dict[str, int]:
+    """Returns which rows of a batch this process feeds to its devices.
+
+    Processes whose devices hold the same rows (they share `pipe`, `seq` or `tensor`) feed the same.
+
+    Returns:
+      `process_index` and `process_count` for `llm_jax.data.batches`: this process's block of rows,
+      and how many blocks there are.
+
+    Raises:
+      ConfigError: the rows of two processes overlap without being the same.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    held = collections.defaultdict(set)
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    for device, (rows,) in sharding.devices_indices_map((shards,)).items():
+        held[device.process_index].add(rows.start or 0)
+    blocks = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if sum(map(len, blocks)) != shards or len({len(rows) for rows in blocks}) > 1:
+        raise ConfigError(
+            f"the batch's {shards} shards over {describe(mesh)} do not fall into equal blocks of "
+            f"{len(held)} processes: let mesh.data*mesh.fsdp*mesh.expert divide by them, or they "
+            "by it"
+        )
+    own = blocks.index(tuple(sorted(held[jax.process_index()])))
+    return {"process_index": own, "process_count": len(blocks)}
 
 
 def describe(mesh: Mesh) -> str:

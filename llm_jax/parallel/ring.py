@@ -105,6 +105,8 @@ def _ring(settings, query, key, value, given):
 
 def _forward(settings, query, key, value, given):
     queries, home = _cut(settings, query, key, value, given)
+    # As `llm_jax.kernels.mask.tied`, for the segments that go round.
+    queries, home = jax.lax.optimization_barrier((queries, home))
 
     def visit(sums, keys, nothing, pairs):
         for mine, other, diagonal in pairs:

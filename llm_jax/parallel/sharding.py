@@ -22,6 +22,7 @@ PARAMETER_RULES: Rules = {
     "vocab": "tensor",
     "embed": "fsdp",
     "heads": "tensor",
+    "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
     "experts": "expert",
@@ -33,10 +34,12 @@ WHOLE_RULES: Rules = PARAMETER_RULES | {"embed": None}
 ACTIVATION_RULES: Rules = {
     "batch": BATCH_AXES,
     "length": "seq",
+    "norm_length": ("seq", "tensor"),
     "expert_batch": ("data", "fsdp"),  # of what the expert axis divides by experts
     "parts": (*BATCH_AXES, "seq"),  # of rows, one beside the other
     "embed": None,
     "heads": "tensor",
+    "kv_heads": "tensor",
     "exchanged_heads": ("tensor", "seq"),
     "head_dim": None,
     "mlp": "tensor",
@@ -44,6 +47,8 @@ ACTIVATION_RULES: Rules = {
     "vocab": "tensor",
     "positions": None,
 }
+
+WHOLE_WHERE_FEWER = ("kv_heads",)  # than devices: each has them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,9 @@ def partition_spec(
             raise ConfigError(f"axis {name!r} is in no sharding rule: known are {sorted(rules)}")
         axes = rules[name] if name is not None else None
         axes = (axes,) if isinstance(axes, str) else (axes or ())
-        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1 and axis not in mesh.manual_axes)
+        if name in WHOLE_WHERE_FEWER and size < math.prod(mesh.shape[axis] for axis in axes):
+            axes = ()
         for axis in axes:
             if axis in taken:
                 raise ConfigError(
@@ -125,6 +132,24 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def axis_size(axis: str) -> int:
     """Returns the size of a mesh axis in the active mesh; 1 without one."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def platform() -> str:
+    """Returns what the active mesh's devices are, "cpu", "gpu" or "tpu"; without one, the default.
+
+    A program may be compiled for devices that are not there (`jax.experimental.topologies`).
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def automatic_axes() -> set[str]:
+    """Returns the axes of the active mesh that the compiler divides by; none on one device.
+
+    What it cannot divide, such as a kernel, goes into a `jax.shard_map` over all of them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return set(mesh.axis_names) - set(mesh.manual_axes) if mesh.size > 1 else set()
 
 
 def widened(tree):

@@ -20,8 +20,10 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from llm_jax.configuration import ConfigError
+from llm_jax.parallel import distributed
 
 LAYOUT_VERSION = 1
 _SAVING = "saving-"
@@ -47,7 +49,6 @@ class Checkpoints:
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._saving_step = None
 
     def steps(self) -> list[int]:
         """Returns the steps of the whole checkpoints, ascending."""
@@ -64,6 +65,9 @@ class Checkpoints:
         Raises:
           CheckpointError: the newest checkpoint is damaged; the message names the file.
         """
+        return distributed.from_first(lambda: self._newest(fallback))
+
+    def _newest(self, fallback: bool) -> int | None:
         for step in reversed(self.steps()):
             try:
                 self.verify(step)
@@ -80,14 +84,22 @@ class Checkpoints:
         path = self.directory / "best.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, files: Mapping[str, bytes] | None = None) -> None:
         """Begins to save `state` as `step`; returns once the state may be donated.
+
+        Fields of a named tuple that are None are not there: a state that gets a new one still fits
+        what was saved before.
+
+        Args:
+          step: steps taken.
+          state: any pytree.
+          files: small files of this step, beside those of the run, by name.
 
         Raises:
           CheckpointError: this or the previous save failed; what was whole before still is.
         """
         self.wait()
-        if step in self.steps():
+        if distributed.from_first(lambda: step in self.steps()):
             return
         target = self.directory / f"{_SAVING}{step:08d}"
         self._saving_step = step
@@ -97,10 +109,13 @@ class Checkpoints:
                 for left in self.directory.glob(f"{_SAVING}*"):
                     shutil.rmtree(left)
                 target.mkdir()
-            self._orbax.save(target / "state", args=ocp.args.PyTreeSave(state))
+            self._orbax.save(target / "state", args=ocp.args.PyTreeSave(_present(state)))
         except Exception as error:
             raise self._failed(error) from error
-        self._thread = threading.Thread(target=self._finish, args=(step, target), daemon=True)
+        files = self._files | dict(files or {})
+        self._thread = threading.Thread(
+            target=self._finish, args=(step, target, files), daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -138,21 +153,49 @@ class Checkpoints:
                 raise self._broken(step, f"{name} is not what was saved (its SHA-256 differs)")
         layout = json.loads((path / "info.json").read_text())["layout_version"]
         if layout != LAYOUT_VERSION:
-            raise self._broken(step, f"its layout version is {layout}, this is {LAYOUT_VERSION}")
+            raise CheckpointError(
+                f"checkpoint {path}: its layout version is {layout}, this is {LAYOUT_VERSION}; "
+                "with the llm_jax that wrote it, python -m experiments.convert --source="
+                f"{self.directory.parent} --target=DIR gives a model that --config.init_from=DIR "
+                "reads here"
+            )
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Returns the state of `step` in the shapes, dtypes and shardings of `abstract`.
 
         `abstract` may be a part of what was saved, such as `{"params": ...}`. `verify` first.
         """
-        return self._orbax.restore(
+        wanted = _present(abstract)
+        found = self._orbax.restore(
             self.directory / f"{step:08d}" / "state",
             args=ocp.args.PyTreeRestore(
-                item=abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
                 partial_restore=isinstance(abstract, dict),
             ),
         )
+        return abstract._replace(**found) if hasattr(abstract, "_replace") else found
+
+    def read(self, step: int, name: str) -> bytes | None:
+        """Returns the file `name` beside the state of `step`, None where it has none."""
+        path = self.directory / f"{step:08d}" / name
+        return path.read_bytes() if path.exists() else None
+
+    def go_back(self, step: int) -> int:
+        """Drops the checkpoints after `step`, but for the oldest; returns the newest left, or 0."""
+        self.wait()
+        multihost_utils.sync_global_devices("saved")
+        steps = self.steps()
+        doomed = [kept for kept in steps[1:] if kept > step]
+        multihost_utils.sync_global_devices("listed")
+        if jax.process_index() == 0:
+            best = self.best()
+            if best is not None and best["step"] in doomed:
+                (self.directory / "best.json").unlink()
+            for kept in doomed:
+                self._drop(kept)
+        multihost_utils.sync_global_devices("dropped")
+        return max(set(steps) - set(doomed), default=0)
 
     def close(self) -> None:
         """Waits for a save under way and releases Orbax's threads."""
@@ -161,13 +204,13 @@ class Checkpoints:
         finally:
             self._orbax.close()
 
-    def _finish(self, step: int, target: Path) -> None:
+    def _finish(self, step: int, target: Path, files: dict[str, bytes]) -> None:
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() != 0:
                 return
             info = {"step": step, "layout_version": LAYOUT_VERSION}
-            for name, content in (self._files | {"info.json": json.dumps(info).encode()}).items():
+            for name, content in (files | {"info.json": json.dumps(info).encode()}).items():
                 (target / name).write_bytes(content)
             names = sorted(p.relative_to(target) for p in target.rglob("*") if p.is_file())
             sums = {str(name): _sha256(target / name, sync=True) for name in names}
@@ -184,9 +227,12 @@ class Checkpoints:
         if best is not None:
             keep.add(best["step"])
         for step in set(steps) - keep:
-            doomed = self.directory / f"{_SAVING}{step:08d}"
-            os.replace(self.directory / f"{step:08d}", doomed)
-            shutil.rmtree(doomed)
+            self._drop(step)
+
+    def _drop(self, step: int) -> None:
+        doomed = self.directory / f"{_SAVING}{step:08d}"
+        os.replace(self.directory / f"{step:08d}", doomed)
+        shutil.rmtree(doomed)
 
     def _failed(self, error: BaseException) -> CheckpointError:
         for left in self.directory.glob(f"{_SAVING}*"):
@@ -207,6 +253,13 @@ class Checkpoints:
             else "bring the file back, or start in another work directory"
         )
         return CheckpointError(f"checkpoint {self.directory / f'{step:08d}'}: {what}; {mend}")
+
+
+def _present(state: Any) -> Any:
+    """Returns a named tuple's fields that are not None, by name; anything else as it is."""
+    if not hasattr(state, "_asdict"):
+        return state
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 def _sha256(path: Path, sync: bool = False) -> str:

@@ -1,5 +1,6 @@
 """What the machine can do, measured: the matmul peak that MFU is a share of, and memory."""
 
+import os
 import resource
 import time
 from pathlib import Path
@@ -26,6 +27,31 @@ def matmul_peak(dtype: jnp.dtype, devices: int = 1, repeats: int = 4) -> float:
         multiply(a, a).block_until_ready()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best * (jax.process_count() if on_cpu else devices)
+
+
+# Devices with units for eight-bit products, by what their names begin with. TPU: Google's pages of
+# system architecture; GPU: NVIDIA's CUDA C++ Programming Guide, by compute capability.
+_TPU_UNITS = {"fp8": ("TPU7",), "int8": ("TPU v5", "TPU v6")}
+_CUDA_UNITS = {"fp8": 8.9, "int8": 7.5}
+
+
+def has_units(quantization: str) -> bool:
+    """Returns whether the first device multiplies "fp8" or "int8" as such, without widening."""
+    device = jax.local_devices()[0]
+    if device.platform == "tpu":
+        return device.device_kind.startswith(_TPU_UNITS[quantization])
+    if "NVIDIA" not in device.device_kind:
+        return False
+    return float(device.compute_capability) >= _CUDA_UNITS[quantization]
+
+
+def process_age() -> float:
+    """Returns the seconds since this process began; 0 off Linux, where nothing cheap tells."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        return 0.0
+    began = int(stat.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - began, 0.0)
 
 
 def peak_bytes() -> int:

@@ -2,15 +2,19 @@
 
 import collections
 import dataclasses
+import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llm_jax.configuration import ConfigError
+from llm_jax.parallel import distributed
+from llm_jax.training.goodput import Ledger
 from llm_jax.training.state import TrainState
+from llm_jax.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +90,14 @@ def fit(
     on_metrics: Callable[[int, dict[str, float]], None],
     hooks: Sequence[Hook] = (),
     interruption: Interruption | None = None,
+    ledger: Ledger | None = None,
+    hang_seconds: float = math.inf,
 ) -> tuple[TrainState, int]:
     """Takes steps until `steps` are taken or a signal comes; returns the state and its step.
 
     The numbers of step n are fetched after step n+1 was handed to the device, so that it never
-    waits for Python; before a hook they are fetched at once.
+    waits for Python; before a hook they are fetched at once. Of several processes a signal to any
+    one stops all, after the same step: whether it came travels with the numbers of a step.
 
     Args:
       train_step: jitted, with the state donated.
@@ -101,56 +108,76 @@ def fit(
       on_metrics: called for every step, in order, with the number of steps taken and floats.
       hooks: called in order after the steps at which they are due.
       interruption: asked after every step.
+      ledger: is told whose the time is.
+      hang_seconds: a step that takes longer is reported, see `Watchdog`.
     """
+    ledger = ledger or Ledger()
     pending = None
+    stop = False
+    several = jax.process_count() > 1
+    signalled = None
+    if interruption is not None and several:
+        signalled = _SignalOfAny(state.step.sharding.mesh)
+
+    def busy():
+        return pending is not None and not all(x.is_ready() for x in pending[1].values())
 
     def report():
-        nonlocal pending
+        nonlocal pending, stop
         if pending is not None:
-            step, metrics = pending
+            step, metrics, signals = pending
             pending = None
+            stop = stop or (signals is not None and bool(jax.device_get(signals)))
             on_metrics(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
+            watchdog.stepped(step)
 
     step = first
-    for batch in batches:
-        if step >= steps or (interruption is not None and interruption.signal):
-            break
-        state, metrics = train_step(state, batch)
-        report()
-        step += 1
-        pending = (step, metrics)
-        due = [hook for hook in hooks if hook.every and step % hook.every == 0]
-        if due:
+    with Watchdog(hang_seconds) as watchdog:
+        for batch in ledger.reading(batches, busy):
+            if interruption is not None and signalled is None:
+                stop = bool(interruption.signal)
+            if step >= steps or stop:
+                break
+            kind = ledger.step(step)
+            if step == first:
+                ledger.turn("compilation")
+            if step == first and several:
+                # Compiled apart, and met after: collectives do not wait for one that compiles long.
+                train_step = train_step.lower(state, batch).compile()
+                distributed.meet()
+            state, metrics = train_step(state, batch)
+            ledger.turn(kind)
             report()
-        for hook in due:
-            hook.call(step, state)
-    report()
+            step += 1
+            pending = (step, metrics, signalled and signalled(interruption, metrics["loss"]))
+            due = [hook for hook in hooks if hook.every and step % hook.every == 0]
+            if due:
+                report()
+            for hook in due:
+                # It is evaluation, but for what the hook says is something else.
+                with watchdog.paused(), ledger.during("evaluation"):
+                    hook.call(step, state)
+        report()
     return state, step
 
 
-def profile_hooks(span: str, workdir: str, steps: int) -> list[Hook]:
-    """Returns the hooks that trace the steps `FROM:TO` into `WORKDIR/profile`; none for "".
+class _SignalOfAny:
+    """Whether any process has its signal: one number, added up over the devices of all."""
 
-    Raises:
-      ConfigError: `span` is not two ascending numbers, or ends behind the run's `steps`.
-    """
-    if not span:
-        return []
-    first, _, last = span.partition(":")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
-        raise ConfigError(f"--profile={span}: give FROM:TO, two ascending steps such as 20:25")
-    first, last = int(first), int(last)
-    if last > steps:
-        raise ConfigError(
-            f"--profile={span}: the run ends after step {steps}; end it there at most"
+    def __init__(self, mesh: Mesh):
+        flat = Mesh(mesh.devices.reshape(-1), ("devices",))
+        self._split = NamedSharding(flat, PartitionSpec("devices"))
+        self._any = jax.jit(
+            lambda here, _: jnp.any(here),
+            out_shardings=NamedSharding(flat, PartitionSpec()),
+            keep_unused=True,
         )
 
-    def toggle(step, state):
-        if step == first:
-            jax.block_until_ready(state)
-            jax.profiler.start_trace(f"{workdir}/profile")
-        elif step == last:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
+    def __call__(self, interruption: Interruption, after: jax.Array) -> jax.Array:
+        """Returns a bool scalar that is the same in every process; call it in all of them.
 
-    return [Hook(1, toggle)]
+        It waits for `after`: collectives of two programs at once can wait for each other's threads.
+        """
+        here = np.full(1, interruption.signal is not None)
+        shape = (self._split.mesh.size,)
+        return self._any(jax.make_array_from_callback(shape, self._split, lambda _: here), after)

@@ -5,11 +5,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
 
 
 class MetricsWriter:
-    """Appends rows to `WORKDIR/metrics.csv` and scalars to `WORKDIR/tensorboard`.
+    """Appends rows to `WORKDIR/metrics.csv` and scalars to `WORKDIR/tensorboard`; process 0 alone.
 
     Args:
       workdir: the run's directory.
@@ -21,13 +22,16 @@ class MetricsWriter:
         self._path = Path(workdir) / "metrics.csv"
         self._columns = list(columns)
         rows = [row for row in read_metrics(workdir) if int(row["step"]) <= after_step]
+        self.elapsed = max((float(row["elapsed"] or 0) for row in rows), default=0.0)
+        self._file = None
+        if jax.process_index() != 0:
+            return
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
             table = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
             table.writeheader()
             table.writerows(rows)
         os.replace(temporary, self._path)
-        self.elapsed = max((float(row["elapsed"] or 0) for row in rows), default=0.0)
         self._file = self._path.open("a", newline="")
         self._table = csv.DictWriter(self._file, self._columns, restval="")
         self._board = SummaryWriter(
@@ -36,6 +40,8 @@ class MetricsWriter:
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes one row; values of columns that the table has not go to TensorBoard alone."""
+        if self._file is None:
+            return
         digits = {key: f"{value:.17g}" for key, value in values.items() if key in self._columns}
         self._table.writerow({"step": step, "split": split} | digits)
         self._file.flush()
@@ -44,8 +50,9 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(workdir: str) -> list[dict[str, str]]:

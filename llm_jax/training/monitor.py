@@ -1,12 +1,12 @@
 """What a run shows while it trains: header, progress, metrics, and its stop when numbers fail."""
 
-import contextlib
 import sys
 import time
 
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.registry import work
 from llm_jax.models import Model
+from llm_jax.training.goodput import TRAINING, Ledger, goodput
 from llm_jax.training.hardware import peak_bytes
 from llm_jax.training.metrics import MetricsWriter
 from llm_jax.training.progress import Progress, duration
@@ -16,7 +16,7 @@ from llm_jax.training.run import RunConfig
 COLUMNS = (
     "step", "split", "loss", "accuracy", "perplexity", "bits_per_byte", "learning_rate",
     "gradient_norm",
-    "tokens_per_second", "mfu", "skipped", "elapsed",
+    "tokens_per_second", "mfu", "skipped", "rollbacks", "elapsed",
 )  # fmt: skip
 
 
@@ -30,9 +30,13 @@ class Monitor:
       peak: measured matmul rate of all devices in FLOP/s.
       first: steps taken before, 0 for a new run.
       header: of `report.header`; printed at once.
+      ledger: says what time was spent on; written whenever `metrics.csv` is.
     """
 
-    def __init__(self, workdir: str, run: RunConfig, model: Model, peak: float, first: int, header):
+    def __init__(
+        self, workdir: str, run: RunConfig, model: Model, peak: float, first: int, header,
+        ledger: Ledger,
+    ):  # fmt: skip
         self._workdir, self._run, self._header = workdir, run, header
         example = work(run.objective, model, run.data.sequence_length)
         self._flops_per_token = example.flops.total
@@ -44,14 +48,18 @@ class Monitor:
             self._progress.say(f"{name + ':':<14} {value}")
         if first:
             self._progress.say(f"resuming {workdir} at step {first}")
-        self._began = self._mark = time.perf_counter()
-        self._marked_step = self._first = first
-        self._aside = 0.0
+        self._earlier, self._began = self._writer.elapsed, time.perf_counter()
+        self._ledger = ledger
+        self._mark, self._marked_step, self._first = self._trained(), first, first
         self._rates = []
 
     def elapsed(self) -> float:
         """Returns the seconds trained so far, earlier parts of the run included."""
-        return self._writer.elapsed + time.perf_counter() - self._began
+        return self._earlier + time.perf_counter() - self._began
+
+    def _trained(self) -> float:
+        seconds = self._ledger.seconds()
+        return sum(seconds[kind] for kind in TRAINING)
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         """Takes the numbers of `step`; writes and shows those of every `log.every`-th.
@@ -67,10 +75,10 @@ class Monitor:
             )
         if step % self._run.log.every and step != self._run.steps:
             return
-        now = time.perf_counter()
-        seconds = max(now - self._mark - self._aside, 1e-9)
+        trained = self._trained()
+        seconds = max(trained - self._mark, 1e-9)
         rate = (step - self._marked_step) * self._tokens_per_step / seconds
-        self._mark, self._marked_step, self._aside = now, step, 0.0
+        self._mark, self._marked_step = trained, step
         self._rates.append(rate)
         values = {
             **metrics,
@@ -79,8 +87,21 @@ class Monitor:
             "elapsed": self.elapsed(),
         }
         self._writer.write(step, "train", values)
-        left = (self._run.steps - step) * (now - self._began) / max(step - self._first, 1)
+        since = time.perf_counter() - self._began
+        left = (self._run.steps - step) * since / max(step - self._first, 1)
         self._progress.show(step, values, values["elapsed"], left)
+        self._ledger.write(step)
+
+    def rolled_back(self, rollback: dict) -> None:
+        """Takes what a `Guard` left out: the steps after `back_to` are taken again."""
+        step, (first, last) = rollback["back_to"], rollback["left_out"]
+        self._progress.say(
+            f"step {rollback['step']}: {rollback['reason']}; back to step {step}, without the "
+            f"batches {first} to {last}"
+        )
+        self._writer.close()
+        self._writer = MetricsWriter(self._workdir, COLUMNS, step)
+        self._mark, self._marked_step = self._trained(), step
 
     def evaluated(self, step: int, scores: dict[str, float]) -> None:
         """Takes the validation scores at `step`."""
@@ -90,33 +111,32 @@ class Monitor:
         line = [f"step {step}", f"validation loss {scores['loss']:.4f}", *others]
         self._progress.say("  ".join(line).replace("bits_per_byte", "bits/byte"))
 
-    @contextlib.contextmanager
-    def aside(self):
-        """Keeps the time spent inside out of tokens per second."""
-        start = time.perf_counter()
-        yield
-        self._aside += time.perf_counter() - start
-
     def interrupted(self, step: int, signal: str | None) -> dict:
         """Says how to go on; returns the result of a run that stopped before its end."""
         self._writer.close()
+        self._ledger.write(step)
         arguments = " ".join(sys.argv[1:])
         self._progress.say(
             f"{signal}: saved step {step}; go on with: python -m experiments.pretrain {arguments}"
         )
         return {"finished": False, "step": step, "workdir": self._workdir}
 
-    def finished(self, result: dict, samples: list[tuple[str, str]]) -> dict:
-        """Writes the report; returns `result` with the run's speed and memory."""
+    def finished(self, result: dict, samples: list[tuple[str, str]], rollbacks: list[dict]) -> dict:
+        """Writes the report; returns `result` with the run's speed, memory and goodput."""
         rate = sorted(self._rates)[len(self._rates) // 2] if self._rates else 0.0
+        self._ledger.write(result["step"])
+        seconds = self._ledger.seconds()
         result = result | {
+            "goodput": goodput(seconds),
             "tokens_per_second": rate,
             "mfu": rate * self._flops_per_token / self._peak,
             "peak_bytes": peak_bytes(),
             "workdir": self._workdir,
         }
         self._writer.close()
-        write_report(self._workdir, self._header, result, samples)
+        write_report(
+            self._workdir, self._header, result, samples, seconds=seconds, rollbacks=rollbacks
+        )
         self._progress.say(
             f"finished step {result['step']} in {duration(self.elapsed())}; "
             f"report: {self._workdir}/report.md"

@@ -2,6 +2,11 @@
 
 Parameters, gradients' sums and optimizer state are fp32 under every policy; a policy says what
 the forward and backward pass compute in, and whether the loss is scaled (fp16).
+
+Under fp8 and int8 a model computes in bf16 but for the products of its blocks' projections
+(attention and MLP), see `llm_jax.kernels.quantized`. Embeddings, norms, attention itself, routers,
+routed experts and the vocabulary's head stay in bf16, and so does all that uses a trained model,
+evaluation during the run included.
 """
 
 import dataclasses
@@ -21,12 +26,14 @@ class Policy:
       dtype: the dtype of activations, and of parameters where they meet them.
       matmul: JAX's matmul precision; "highest" keeps fp32 exact where hardware would round.
       scales_loss: whether a dynamic loss scale guards small gradients.
+      quantization: what the blocks' projections multiply in while training; None: `dtype`.
     """
 
     name: str
     dtype: jnp.dtype
     matmul: str | None
     scales_loss: bool = False
+    quantization: str | None = None
 
     def activate(self) -> None:
         """Makes this process's matmuls follow the policy."""
@@ -37,6 +44,8 @@ POLICIES = {
     "fp32": Policy("fp32", jnp.dtype(jnp.float32), "highest"),
     "bf16": Policy("bf16", jnp.dtype(jnp.bfloat16), None),
     "fp16": Policy("fp16", jnp.dtype(jnp.float16), None, scales_loss=True),
+    "fp8": Policy("fp8", jnp.dtype(jnp.bfloat16), None, quantization="fp8"),
+    "int8": Policy("int8", jnp.dtype(jnp.bfloat16), None, quantization="int8"),
 }
 
 

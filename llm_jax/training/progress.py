@@ -2,6 +2,8 @@
 
 import sys
 
+import jax
+
 
 def duration(seconds: float) -> str:
     """Returns `seconds` as 1:02:03 or 2:03."""
@@ -19,11 +21,12 @@ def count(number: float) -> str:
 
 
 class Progress:
-    """One line on stderr that says where training is."""
+    """One line on stderr that says where training is; of several processes the first's."""
 
     def __init__(self, steps: int):
         self._steps = steps
         self._live = sys.stderr.isatty()
+        self._silent = jax.process_index() != 0
 
     def show(self, step: int, values: dict[str, float], elapsed: float, remaining: float) -> None:
         """Shows the line of `step`.
@@ -34,6 +37,8 @@ class Progress:
           elapsed: seconds trained so far.
           remaining: seconds expected until the last step.
         """
+        if self._silent:
+            return
         line = (
             f"step {step}/{self._steps}  loss {values['loss']:.4f}  "
             f"lr {values['learning_rate']:.2e}  grad {values['gradient_norm']:.3f}  "
@@ -49,4 +54,6 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints `text` on a line of its own."""
+        if self._silent:
+            return
         print(f"\r\x1b[K{text}" if self._live else text, file=sys.stderr, flush=True)

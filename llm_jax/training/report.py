@@ -12,12 +12,19 @@ from llm_jax.losses.registry import work
 from llm_jax.models import Model
 from llm_jax.parallel.mesh import describe
 from llm_jax.parallel.pipeline import empty_share
+from llm_jax.training import profile
+from llm_jax.training.goodput import goodput
+from llm_jax.training.hardware import has_units
 from llm_jax.training.metrics import read_metrics
+from llm_jax.training.precision import policy
 from llm_jax.training.progress import count
 from llm_jax.training.run import RunConfig
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+# Of the ledger's kinds, in their order.
+_COLORS = ("#4c956c", "#8d99ae", "#b8a1d9", "#e9c46a", "#5fa8d3", "#2f5d8a", "#c0392b")
 
 
 def header(
@@ -36,12 +43,19 @@ def header(
     example = work(run.objective, model, run.data.sequence_length)
     length, flops = example.tokens, example.flops
     rows = run.batch_size // run.accumulation
-    kernels = model.kernels(rows, length, mesh.size, mesh.shape["seq"])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        kernels = model.kernels(rows, length)
+    quantization = policy(run.precision).quantization
+    if quantization is not None:
+        how = "" if has_units(quantization) else ", emulated: this device has no units for it"
+        kernels["projections"] = quantization + how
     stages = mesh.shape["pipe"]
     if stages > 1:
         parts = run.execution.microbatches or stages
-        empty = f"{empty_share(stages, parts):.0%} of the time empty"
-        kernels["pipeline"] = f"{stages} stages, {parts} microbatches, {empty}"
+        rounds = run.execution.pipeline_rounds
+        empty = f"{empty_share(stages, parts, rounds):.0%} of the time empty"
+        turns = f" in {rounds} rounds" if rounds > 1 else ""
+        kernels["pipeline"] = f"{stages} stages, {parts} microbatches{turns}, {empty}"
     return {
         "devices": f"{device.platform}, {device.device_kind}; jax {jax.__version__}",
         "mesh": describe(mesh),
@@ -74,22 +88,34 @@ def _described(manifest: Manifest) -> str:
 
 
 def write_report(
-    workdir: str, run_header: dict[str, str], result: dict, samples: list[tuple[str, str]]
+    workdir: str,
+    run_header: dict[str, str],
+    result: dict,
+    samples: list[tuple[str, str]],
+    *,
+    seconds: dict[str, float],
+    rollbacks: list[dict],
 ) -> None:
-    """Writes `report.md` and `loss.png`.
+    """Writes `report.md`, `loss.png` and `goodput.png`, in process 0.
 
     Args:
-      workdir: the run's directory, with its `metrics.csv`.
+      workdir: the run's directory, with its `metrics.csv` and perhaps a profile.
       run_header: of `header`.
       result: the run's final numbers by name.
       samples: pairs of prompt and continuation.
+      seconds: by what they were spent on, of a `Ledger`.
+      rollbacks: of a `Guard`.
     """
+    if jax.process_index() != 0:
+        return
     draw_loss(workdir)
+    draw_goodput(workdir, seconds)
     lines = ["# Training report", "", "![loss](loss.png)", "", "## Result", ""]
     lines += ["| what | value |", "|---|---|"]
     lines += [f"| {name} | {_figure(value)} |" for name, value in result.items()]
     lines += ["", "## Run", "", "| what | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in run_header.items()]
+    lines += [*_goodput(seconds), *_rollbacks(rollbacks), *_profile(workdir)]
     if samples:
         lines += ["", "## Samples", ""]
     for prompt, text in samples:
@@ -123,6 +149,59 @@ def draw_loss(workdir: str) -> None:
     axes.legend(frameon=False)
     figure.savefig(Path(workdir) / "loss.png", dpi=120)
     plt.close(figure)
+
+
+def draw_goodput(workdir: str, seconds: dict[str, float]) -> None:
+    """Draws one bar of what the time was spent on into `goodput.png`."""
+    total, left = max(sum(seconds.values()), 1e-9), 0.0
+    figure, axes = plt.subplots(figsize=(7.5, 1.9), layout="constrained")
+    for (kind, spent), color in zip(seconds.items(), _COLORS, strict=True):
+        share = 100 * spent / total
+        axes.barh(0, share, left=left, color=color, label=f"{kind} {share:.1f}%")
+        left += share
+    axes.set(xlim=(0, 100), xlabel=f"% of {total:,.0f} s", yticks=[])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(Path(workdir) / "goodput.png", dpi=120)
+    plt.close(figure)
+
+
+def _goodput(seconds: dict[str, float]) -> list[str]:
+    total = max(sum(seconds.values()), 1e-9)
+    return [
+        "", "## Goodput", "",
+        f"{goodput(seconds):.1%} of the time that processes worked at the run was productive.",
+        "", "![goodput](goodput.png)", "", "| time | seconds | share |", "|---|---|---|",
+        *(f"| {kind} | {spent:,.2f} | {spent / total:.2%} |" for kind, spent in seconds.items()),
+        f"| all | {total:,.2f} | 100% |",
+    ]  # fmt: skip
+
+
+def _rollbacks(rollbacks: list[dict]) -> list[str]:
+    if not rollbacks:
+        return []
+    lines = ["", "## Loss spikes", "", "| step | what | back to step | batches left out |"]
+    lines.append("|---|---|---|---|")
+    for each in rollbacks:
+        first, last = each["left_out"]
+        lines.append(
+            f"| {each['step']} | {each['reason']} | {each['back_to']} | {first} to {last} |"
+        )
+    return lines
+
+
+def _profile(workdir: str) -> list[str]:
+    """Returns what the profile says, nothing where there is none."""
+    found = profile.operations(workdir)
+    if not found:
+        return []
+    return [
+        "", "## Profile", "",
+        f"The ten costliest of {len(found)} operations; {profile.collective_share(found):.1%} of "
+        "the devices' time went to collectives.",
+        "", "| operation | share | count |", "|---|---|---|",
+        *(f"| `{each.name}` | {each.share:.1%} | {each.count} |" for each in found[:10]),
+    ]  # fmt: skip
 
 
 def _figure(value) -> str:

@@ -14,10 +14,13 @@ from llm_jax import interop, models
 from llm_jax.configuration import ConfigError, to_dict
 from llm_jax.data.tokenizers import FILES as TOKENIZER_FILES
 from llm_jax.parallel.sharding import tree_shardings
+from llm_jax.training import spikes
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
 from llm_jax.training.precision import policy
 from llm_jax.training.run import RunConfig, parse_run
-from llm_jax.training.state import placed
+from llm_jax.training.spikes import Guard
+from llm_jax.training.state import TrainState, placed
+from llm_jax.training.trainer import Trainer
 
 
 def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
@@ -25,6 +28,27 @@ def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
     paths = [Path(data_directory, name) for name in ("manifest.json", *TOKENIZER_FILES)]
     files = {path.name: path.read_bytes() for path in paths if path.is_file()}
     return files | {"config.json": json.dumps(to_dict(run), indent=2).encode()}
+
+
+def newest_state(
+    checkpoints: Checkpoints, run: RunConfig, trainer: Trainer, guard: Guard, *, fallback: bool
+) -> tuple[int, TrainState]:
+    """Returns a step and the state after it, and tells `guard` what lay beside that.
+
+    It is the newest checkpoint; without one a new state, with the parameters of `run.init_from`.
+
+    Raises:
+      CheckpointError: what is there cannot be trusted, or `init_from` holds another model.
+    """
+    step = checkpoints.newest(fallback=fallback)
+    guard.restore(None if step is None else checkpoints.read(step, spikes.FILE))
+    if step is not None:
+        return step, checkpoints.restore(step, trainer.target)
+    state = trainer.new_state()
+    if run.init_from:
+        params = load_params(run.init_from, run.model, trainer.target.params)
+        state = state._replace(params=params)
+    return 0, state
 
 
 @dataclasses.dataclass(frozen=True)

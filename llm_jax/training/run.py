@@ -17,6 +17,7 @@ from llm_jax.optim import OptimConfig
 from llm_jax.parallel.mesh import MeshConfig
 from llm_jax.parallel.sharding import ParallelConfig
 from llm_jax.training.precision import policy
+from llm_jax.training.spikes import SpikesConfig
 
 
 def _at_least(minimum: int, **sections) -> None:
@@ -49,9 +50,12 @@ class LogConfig:
 
     Attributes:
       every: steps between lines in `metrics.csv`, TensorBoard and the log.
+      hang_seconds: a step that takes longer is reported with every thread's stack; the first one
+        may take ten times as long.
     """
 
     every: int = 10
+    hang_seconds: int = 300
 
     def __post_init__(self):
         _at_least(1, log=self)
@@ -109,7 +113,7 @@ class RunConfig:
       accumulation: microbatches a step is taken in; it divides `batch_size`.
       init_from: a work directory whose newest parameters to start from, a Hugging Face folder or
         a `*.gguf`; its tokenizer is taken too. Empty starts anew.
-      precision: fp32, bf16 or fp16.
+      precision: fp32, bf16, fp16, fp8 or int8, see `llm_jax.training.precision`.
       max_skipped_steps: the run stops after this many steps in a row without finite gradients.
       model: the family's own `Config`; `model.family` names it.
       objective: what is learned from an example; `objective.name` is one of
@@ -132,6 +136,7 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    spikes: SpikesConfig = SpikesConfig()
     log: LogConfig = LogConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -207,7 +212,9 @@ def default_config(family: str, objective: str = "next_token") -> ml_collections
 
 
 # A run may go on with these changed; anything else would make it another run.
-_MAY_CHANGE = ("mesh.", "parallel.", "execution.microbatches", "log.")
+_MAY_CHANGE = (
+    "mesh.", "parallel.", "execution.microbatches", "execution.pipeline_rounds", "log.", "spikes.",
+)  # fmt: skip
 
 
 def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
@@ -224,6 +231,6 @@ def refuse_other_run(stored: Mapping, config: RunConfig, workdir: str) -> None:
     if differing:
         raise ConfigError(
             f"{workdir} holds a run with another configuration: {'; '.join(differing)}. Give the "
-            "same values (mesh.*, parallel.*, execution.microbatches, log.* and larger steps may "
-            "change) or another --workdir"
+            "same values (mesh.*, parallel.*, execution.microbatches, execution.pipeline_rounds, "
+            "log.*, spikes.* and larger steps may change) or another --workdir"
         )

@@ -23,6 +23,7 @@ class TrainState(NamedTuple):
       good_steps: int32 scalar, finite steps since the scale last changed.
       skipped: int32 scalar, steps skipped for a gradient that was not finite, in all.
       skipped_in_a_row: int32 scalar, the same since the last finite step.
+      scaling: the memory of fp8's scales, see `llm_jax.kernels.quantized`; None elsewhere.
     """
 
     step: jax.Array
@@ -32,6 +33,7 @@ class TrainState(NamedTuple):
     good_steps: jax.Array
     skipped: jax.Array
     skipped_in_a_row: jax.Array
+    scaling: Any = None
 
 
 def new_state(
@@ -39,6 +41,7 @@ def new_state(
     optimizer: optax.GradientTransformation,
     policy: Policy,
     key: jax.Array,
+    new_scaling: Callable[[], Any] = lambda: None,
 ) -> TrainState:
     """Returns the state at step 0, its parameters `init(key)`. Pure: made to run under jit."""
     params = init(key)
@@ -50,6 +53,7 @@ def new_state(
         good_steps=jnp.int32(0),
         skipped=jnp.int32(0),
         skipped_in_a_row=jnp.int32(0),
+        scaling=new_scaling(),
     )
 
 
@@ -59,6 +63,7 @@ def shardings(
     optimizer_axes,
     mesh: Mesh,
     parallel: ParallelConfig = ParallelConfig(),
+    scaling_axes=None,
 ) -> TrainState:
     """Returns where every leaf of the state `abstract` lies on `mesh`.
 
@@ -68,9 +73,10 @@ def shardings(
       optimizer_axes: the same of the optimizer state's.
       mesh: the device mesh.
       parallel: says which of them are sharded over `fsdp`.
+      scaling_axes: as `parameter_axes`, of the memory of scales.
     """
     axes = jax.tree.map(lambda _: (), abstract._replace(params=(), opt_state=()))
-    axes = axes._replace(opt_state=optimizer_axes)
+    axes = axes._replace(opt_state=optimizer_axes, scaling=scaling_axes)
     rest = tree_shardings(abstract._replace(params=()), axes, mesh, parallel.rules(1))
     params = tree_shardings(abstract.params, parameter_axes, mesh, parallel.rules(3))
     return rest._replace(params=params)

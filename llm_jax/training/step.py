@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from llm_jax.kernels.quantized import aged
 from llm_jax.training.precision import Policy, next_scale
 from llm_jax.training.state import TrainState
 
-# (params, microbatch, dropout_key) -> ((loss_sum, weight), further sums by name)
+# (params, microbatch, dropout_key) -> ((loss_sum, weight), further sums by name); under fp8 it is
+# given the state's `scaling` as well, by that name.
 LossFunction = Callable[..., tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]]
 
 
@@ -43,31 +45,35 @@ def make_train_step(
     skipped_in_a_row, loss_scale (where the policy scales) and those of `sums`.
     """
 
-    def scaled_loss(params, microbatch, key, scale):
-        (loss, weight), sums = loss_function(params, microbatch, key)
+    def scaled_loss(variables, microbatch, key, scale):
+        params, scaling = variables
+        more = {} if scaling is None else {"scaling": scaling}
+        (loss, weight), sums = loss_function(params, microbatch, key, **more)
         return loss * scale, {"loss": loss, "weight": weight, **sums}
 
     def gradient(*inputs):
-        grads, sums = jax.grad(scaled_loss, has_aux=True)(*inputs)
+        (grads, counts), sums = jax.grad(scaled_loss, has_aux=True)(*inputs)
         if gradient_shardings is not None:
             grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
-        return grads, sums
+        return (grads, counts), sums
 
-    def accumulate(params, batch, key, scale):
+    def accumulate(variables, batch, key, scale):
         if accumulation == 1:
-            return gradient(params, batch, key, scale)
+            return gradient(variables, batch, key, scale)
         parts = jax.tree.map(lambda x: _split(x, accumulation), batch)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key, scale)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradient, variables, first, key, scale)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         def add(sums, microbatch):
-            return jax.tree.map(jnp.add, sums, gradient(params, microbatch, key, scale)), None
+            return jax.tree.map(jnp.add, sums, gradient(variables, microbatch, key, scale)), None
 
         return jax.lax.scan(add, zeros, parts)[0]
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, sums = accumulate(state.params, batch, key, state.loss_scale)
+        variables = state.params, state.scaling
+        (grads, counts), sums = accumulate(variables, batch, key, state.loss_scale)
         weight = jnp.maximum(sums["weight"], 1e-8)
         grads = jax.tree.map(lambda g: g / (weight * state.loss_scale), grads)
         norm = optax.global_norm(grads)
@@ -91,6 +97,7 @@ def make_train_step(
             good_steps=good_steps,
             skipped=state.skipped + ~finite,
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+            scaling=keep(jax.tree.map(aged, state.scaling, counts), state.scaling),
         )
         metrics = {name: value / weight for name, value in sums.items()} | {
             "weight": sums["weight"],

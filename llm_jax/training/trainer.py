@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -23,9 +23,10 @@ class Trainer:
     Attributes:
       mesh: the devices.
       policy: the precision policy, already active.
-      model: its pure functions.
+      model: its pure functions; while it is trained its projections may be in eight bits besides.
       target: the state as `jax.ShapeDtypeStruct`s with their shardings: what a checkpoint is
         restored into.
+      loss: what a step adds up over microbatches, see `llm_jax.training.step.LossFunction`.
       train_step: `(state, batch) -> (state, metrics)`, jitted, the state donated; call it under
         `jax.set_mesh(mesh)`.
       new_state: makes the state at step 0, sharded from the start.
@@ -35,12 +36,18 @@ class Trainer:
     policy: Policy
     model: models.Model
     target: state.TrainState
+    loss: step.LossFunction
     train_step: Callable
     new_state: Callable[[], state.TrainState]
 
 
-def make_trainer(run: RunConfig) -> Trainer:
+def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Trainer:
     """Returns the `Trainer` of a run.
+
+    Args:
+      run: its configuration.
+      devices: of the mesh; None for all of this process's backend. They may be a topology's that
+        is not there: no array is made before `new_state`.
 
     Raises:
       ConfigError: an objective that is not the family's; a mesh that does not fit the devices, the
@@ -50,20 +57,26 @@ def make_trainer(run: RunConfig) -> Trainer:
     registry.check(run.objective, run.model, own_tokenizer=own)
     numbers = policy(run.precision)
     numbers.activate()
-    mesh = meshes.make_mesh(run.mesh)
+    mesh = meshes.make_mesh(run.mesh, devices)
     meshes.check_batch(mesh, run.batch_size, run.accumulation)
     model = models.build(run.model, run.execution, numbers.dtype)
+    trained = models.build(run.model, run.execution, numbers.dtype, numbers.quantization)
     axes, shapes = model.logical_axes, model.abstract_params
     optimizer = optim.build(run.optim, shapes, run.steps, axes)
-    init = functools.partial(state.new_state, model.init, optimizer, numbers)
+    init = functools.partial(
+        state.new_state, model.init, optimizer, numbers, new_scaling=trained.new_scaling
+    )
     key = jax.random.key(run.seed)
     abstract = jax.eval_shape(init, key)
     state_axes = optim.state_axes(optimizer, shapes, axes)
-    shardings = state.shardings(abstract, axes, state_axes, mesh, run.parallel)
+    shardings = state.shardings(
+        abstract, axes, state_axes, mesh, run.parallel, scaling_axes=trained.scaling_axes
+    )
 
-    def loss(params, batch, dropout_key):
+    def loss(params, batch, dropout_key, scaling=None):
         task = registry.TASKS[run.objective.name]
-        return task.loss(model, params, batch, dropout_key=dropout_key, config=run.loss)
+        scaled = dataclasses.replace(trained, scaling=scaling)
+        return task.loss(scaled, params, batch, dropout_key=dropout_key, config=run.loss)
 
     train_step = step.make_train_step(
         loss,
@@ -79,6 +92,7 @@ def make_trainer(run: RunConfig) -> Trainer:
         policy=numbers,
         model=model,
         target=state.placed(abstract, shardings),
+        loss=loss,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         new_state=lambda: state.create(init, key, shardings, mesh),
     )

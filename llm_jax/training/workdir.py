@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from llm_jax import data
 from llm_jax.configuration import ConfigError, to_dict
+from llm_jax.data.manifest import FILE_NAME as MANIFEST
+from llm_jax.parallel import distributed
 from llm_jax.training.run import RunConfig, refuse_other_run
 
 
@@ -23,8 +24,9 @@ def open_workdir(workdir: str, config: RunConfig) -> None:
     stored = path / "config.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
+        probe = path / f".writable-{jax.process_index()}"
+        probe.touch()
+        probe.unlink()
         if stored.exists():
             refuse_other_run(json.loads(stored.read_text()), config, workdir)
     except json.JSONDecodeError as error:
@@ -59,14 +61,18 @@ def prepare_data(config: RunConfig, workdir: str) -> data.Manifest:
         return data.prepare(
             dataclasses.replace(config.data, tokenizer=tokenizer),
             vocab_size=getattr(config.model, "vocab_size", 0),  # images have none
-            directory=data_directory(workdir),
+            directory=directory,
             objective=config.objective,
         )
 
-    if jax.process_index() == 0:
-        manifest = prepare()
-    multihost_utils.sync_global_devices("data")
-    manifest = manifest if jax.process_index() == 0 else prepare()
+    directory = data_directory(workdir)
+    distributed.from_first(lambda: prepare() and None)
+    if not Path(directory, MANIFEST).exists():
+        raise ConfigError(
+            f"process {jax.process_index()} does not see {directory}, which process 0 wrote: give "
+            "a --workdir in a file system that all processes share"
+        )
+    manifest = data.load_manifest(directory)
     for key, needed in (("pad_token_id", manifest.pad_id), ("eos_token_id", manifest.eos_id)):
         if needed is not None and getattr(config.model, key, needed) != needed:
             raise ConfigError(

@@ -210,3 +210,15 @@ def test_a_batch_that_processes_do_not_divide_is_refused(rows, batch_size, count
         batches(rows, seed=0, batch_size=batch_size, process_count=count)
     with pytest.raises(ConfigError, match=f"batch_size is {batch_size}"):
         eval_batches(rows, batch_size=batch_size, process_count=count)
+
+
+def test_batches_that_are_left_out_were_never_there():
+    stream = take(20, Draws(), seed=4, batch_size=4)
+    kept = [batch for number, batch in enumerate(stream) if number not in (3, 4, 8, 9, 10)]
+    for start in (0, 2, 3, 6, 9):
+        found = take(
+            3, Draws(), seed=4, batch_size=4, start_step=start, skipped=[(3, 5), (8, 11)],
+            process_index=1, process_count=2,
+        )  # fmt: skip
+        for batch, whole in zip(found, kept[start:]):
+            assert_same(batch, {name: value[2:] for name, value in whole.items()})

@@ -1,7 +1,6 @@
 """Experiments run as their users run them: in a process of their own."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import environment
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -30,10 +31,6 @@ TINY = (
 
 def command(name, *flags):
     return [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
-
-
-def environment():
-    return os.environ | {"XLA_FLAGS": ""}
 
 
 def run(name, *flags, check=True):
@@ -64,16 +61,22 @@ def run_and_kill(name, *flags, after: float):
     process.stderr.close()
 
 
-@pytest.fixture(scope="session")
-def text(tmp_path_factory):
-    """A directory of text: words with some structure, 60 kB in four files."""
-    directory = tmp_path_factory.mktemp("text")
+def write_text(directory: Path) -> None:
+    """Writes text to `directory`: words with some structure, 60 kB in four files."""
+    directory.mkdir(parents=True, exist_ok=True)
     chance = random.Random(0)
     words = ["".join(chance.choices("etaoinshrdlu", k=chance.randint(2, 7))) for _ in range(150)]
     for number in range(4):
         picks = [chance.choices(words, k=3) for _ in range(400)]
         lines = [f"def {a}({b}):\n    return {c}\n" for a, b, c in picks]
         (directory / f"part{number}.txt").write_text("".join(lines))
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A directory of `write_text`."""
+    directory = tmp_path_factory.mktemp("text")
+    write_text(directory)
     return directory
 
 

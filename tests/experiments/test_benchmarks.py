@@ -30,6 +30,7 @@ def test_generation_is_compared_with_the_same_tokens(tmp_path):
     assert outcome["prefill_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_attention_is_measured_and_what_is_too_large_is_left_out(tmp_path):
     outcome = result(
         run(

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     return base / "model"
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_checkpoint_and_a_folder_again(folder, tmp_path):
     there = run(
         "convert", f"--source={folder}", f"--target={tmp_path / 'run'}", "--format=checkpoint"
@@ -50,6 +51,7 @@ def test_a_folder_becomes_a_checkpoint_and_a_folder_again(folder, tmp_path):
     assert texts[0][0]["tokens"] == 5
 
 
+@pytest.mark.slow
 def test_pretraining_begins_with_a_folder(folder, text, tmp_path):
     done = run(
         "pretrain", *TINY, f"--config.data.path={text}", f"--workdir={tmp_path / 'run'}",

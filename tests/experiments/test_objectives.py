@@ -90,6 +90,7 @@ def test_text(name, flags, text, tmp_path):
         assert losses(tmp_path / "parts") == losses(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_pairs(pairs, tmp_path):
     outcome = trained(
         tmp_path / "run", "--config=configs/seq2seq_pairs.py:tiny", "--config.data.source=pairs",
@@ -100,7 +101,8 @@ def test_pairs(pairs, tmp_path):
     check_use(tmp_path / "run", outcome)
 
 
-@pytest.mark.parametrize("variant", ["tiny", pytest.param("masked", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["tiny", "masked"])
 def test_images(variant, images, tmp_path):
     outcome = trained(
         tmp_path / "run", f"--config=configs/vit_mnist.py:{variant}",
@@ -112,6 +114,7 @@ def test_images(variant, images, tmp_path):
     check_use(tmp_path / "run", outcome, *(["accuracy"] if variant == "tiny" else []))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_together_is_refused(text, tmp_path):
     done = run(
         "pretrain", "--config=configs/bert_mlm.py:tiny", f"--workdir={tmp_path / 'run'}",

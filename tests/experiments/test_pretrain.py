@@ -98,6 +98,7 @@ def test_interrupted_and_continued_equals_a_run_left_alone(trained, text, tmp_pa
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_with_the_same_losses(text, tmp_path):
     flags = (*TINY, f"--config.data.path={text}", f"--workdir={tmp_path}/run")
     run("pretrain", *flags, "--config.steps=10")
@@ -118,6 +119,7 @@ def test_another_mesh_goes_on_with_the_same_losses(text, tmp_path):
     assert abs(result(other)["loss"] - result(done)["loss"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_init_from_begins_with_the_other_runs_parameters(trained, text, tmp_path):
     workdir, _, _ = trained
     flags = (*TINY, f"--config.data.path={text}", f"--workdir={tmp_path}/run",
@@ -160,6 +162,7 @@ def test_a_work_directory_of_another_run_is_refused_with_the_keys(trained, text)
     assert "another --workdir" in message
 
 
+@pytest.mark.slow
 def test_bad_text_is_refused_and_leaves_nothing_behind(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin1.txt").write_bytes("caf\xe9 au lait".encode("latin1") * 50)

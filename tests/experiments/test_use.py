@@ -14,6 +14,7 @@ def test_evaluate_gives_the_loss_that_training_ended_with(trained):
     assert scores["bytes"] == outcome["bytes"]
 
 
+@pytest.mark.slow
 def test_generate_gives_the_best_beams_and_writes_ahead(trained):
     workdir, _, _ = trained
     flags = (f"--workdir={workdir}", "--prompt=def ", "--max_new_tokens=12")

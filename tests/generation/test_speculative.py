@@ -35,7 +35,7 @@ def test_guesses_repeat_what_followed_the_last_tokens_before():
 
 @pytest.mark.parametrize(
     ("modern", "guide"),
-    [(False, "lookup"), (True, "another"), (True, "itself")],
+    [(False, "lookup"), pytest.param(True, "another", marks=pytest.mark.slow), (True, "itself")],
 )
 def test_the_text_is_that_of_plain_decoding(modern, guide, monkeypatch):
     model, params = build_tiny(modern)

@@ -123,7 +123,7 @@ def test_implementations_equal_plain(case, name, dtype, tolerance):
 
 
 def test_choice_is_explicit_or_refused():
-    shape = {"backend": "cpu", "devices": 1, "query_shape": (2, 64, 4, 16), "dtype": jnp.float32}
+    shape = {"platform": "cpu", "query_shape": (2, 64, 4, 16), "dtype": jnp.float32}
     assert choose("auto", **shape) == "chunked"
     assert choose("auto", **shape, cached=True) == "plain"
     assert choose("auto", **shape, dropout=True) == "plain"
@@ -131,4 +131,23 @@ def test_choice_is_explicit_or_refused():
     with pytest.raises(ConfigError, match="cannot drop"):
         choose("chunked", **shape, dropout=True)
     with pytest.raises(ConfigError, match="unknown"):
-        choose("flash", **shape)
+        choose("flesh", **shape)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [256, 2048])
+def test_no_mask_is_made_before_the_layers(length, causal):
+    ids = jnp.zeros((1, length), jnp.int32)
+    mask = Mask(None, ids, ids, causal=causal)
+
+    def loss(weights, x):
+        def layer(x, weight):
+            x = x * weight
+            return x + chunked(x, x, x, mask), None
+
+        return jax.lax.scan(layer, x, weights)[0].sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(jnp.ones(2), jnp.ones((1, length, 2, 8))).jaxpr
+    assert [equation for equation in program.eqns if equation.primitive.name == "scan"]
+    made = [variable.aval for equation in program.eqns for variable in equation.outvars]
+    assert not [aval for aval in made if aval.dtype == bool and aval.ndim > 3]

@@ -167,10 +167,10 @@ def test_linear_attention_is_the_formula(causal, segments):
 
 
 def test_choices_that_do_not_go_together_are_refused():
-    shape = {"backend": "gpu", "devices": 1, "query_shape": (2, 64, 4, 16), "dtype": jnp.bfloat16}
+    shape = {"platform": "gpu", "query_shape": (2, 64, 4, 16), "dtype": jnp.bfloat16}
     assert choose("auto", **shape) == "cudnn"
     assert choose("auto", **shape, pattern=SPARSE) == "chunked"
-    assert choose("auto", **shape, scaled_only=False) == "chunked"
+    assert choose("auto", **shape, scores=Scores(cap=30.0)) == "chunked"
     assert choose("auto", **shape, pattern=Pattern("linear")) == "linear"
     with pytest.raises(ConfigError, match="has a softmax"):
         choose("plain", **shape, pattern=Pattern("linear"))

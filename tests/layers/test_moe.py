@@ -122,6 +122,7 @@ def test_a_model_of_experts_trains_and_decodes(capacity):
             assert relative_error(one[:, 0], hidden[:, place]) < 1e-5
 
 
+@pytest.mark.slow
 def test_training_balances_each_row_so_that_accumulation_is_exact():
     rng = np.random.default_rng(0)
     tokens = rng.integers(101, size=(2, 4, 12), dtype=np.int32)
@@ -146,6 +147,7 @@ def test_training_balances_each_row_so_that_accumulation_is_exact():
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_adds_the_router_z_loss_of_the_paper():
     rng = np.random.default_rng(0)
     tokens = rng.integers(101, size=(2, 4, 12), dtype=np.int32)

@@ -1,11 +1,15 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.cross_entropy import cross_entropy_from_hidden
 from llm_jax.losses.language_model import LossConfig
+from llm_jax.parallel.mesh import MeshConfig, make_mesh
 
 VOCAB, PADDED, WIDTH = 50, 64, 12
 
@@ -114,6 +118,47 @@ def test_no_array_holds_the_logits_of_the_whole_batch():
     assert "f32[16,4096]" in text
     assert "f32[128,4096]" not in text
     assert "f32[2,64,4096]" not in text
+
+
+@pytest.mark.parametrize(
+    "axes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "seq": 2, "pipe": 2}], ids=str
+)
+def test_devices_share_tokens_and_vocabulary_and_sum_once(axes):
+    random = np.random.default_rng(1)
+    hidden = random.normal(size=(8, 24, WIDTH)).astype(np.float32)
+    table = random.normal(size=(PADDED, WIDTH)).astype(np.float32)
+    targets = random.integers(VOCAB, size=(8, 24), dtype=np.int32)
+    weights = random.uniform(0, 2, size=(8, 24)).astype(np.float32)
+    settings = {"vocab_size": VOCAB, "chunk": 4, "label_smoothing": 0.1, "z_loss": 0.01}
+
+    def loss(hidden, table, targets, weights):
+        return cross_entropy_from_hidden(hidden, table, targets, weights, **settings)[0]
+
+    expected, gradients = jax.value_and_grad(loss, (0, 1))(hidden, table, targets, weights)
+    mesh = make_mesh(MeshConfig(**axes))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "seq"))
+    by_part = NamedSharding(mesh, PartitionSpec("tensor", "fsdp"))
+    placed = [
+        jax.device_put(x, place)
+        for x, place in zip((hidden, table, targets, weights), (rows, by_part, rows, rows))
+    ]
+    with jax.set_mesh(mesh):
+        both = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=(None, (rows, by_part)))
+        program = both.lower(*placed).compile().as_text()
+        got, got_gradients = both(*placed)
+    close(got, expected)
+    for gradient, want in zip(got_gradients, gradients):
+        close(gradient, want)
+    own = PADDED // axes.get("tensor", 1)
+    assert f"f32[4,{own}]" in program
+    assert own == PADDED or f"f32[4,{PADDED}]" not in program
+    # Of all that is summed or gathered for a range, nothing has the table's width and height.
+    moved = re.findall(
+        r"= (.*) (?:all-reduce|all-gather|reduce-scatter)\(.*op_name=\"(.*?)\"", program
+    )
+    tables = [name for shape, name in moved if re.search(rf"\[({own}|{PADDED}),\d+\]", shape)]
+    assert tables
+    assert not any("while" in name for name in tables)
 
 
 @pytest.mark.parametrize("change", [{"label_smoothing": 1.0}, {"z_loss": -1.0}])

@@ -141,7 +141,7 @@ def pairs_batch():
     [
         ("t5", {"head_dim": 16}),
         ("bart", {"pad_token_id": 0, "max_positions": 32}),
-        ("seq2seq", {}),
+        pytest.param("seq2seq", {}, marks=pytest.mark.slow),
     ],
 )
 def test_targets_cost_what_the_whole_logits_say(family, more, config):

@@ -201,6 +201,8 @@ def test_a_cache_too_short_for_a_text_is_refused():
         Execution(remat="full"),
         Execution(remat="dots", unroll=0),
         Execution(remat="dots_no_batch"),
+        Execution(remat="attention"),
+        Execution(remat="offload"),
         Execution(loss_chunk=7),
         Execution(attention="chunked"),
     ],
@@ -340,7 +342,7 @@ def test_a_sequence_longer_than_the_positions_is_refused():
 
 
 @pytest.mark.parametrize(
-    "change", [{"attention": "flash"}, {"remat": "all"}, {"unroll": -1}, {"loss_chunk": 0}]
+    "change", [{"attention": "fast"}, {"remat": "all"}, {"unroll": -1}, {"loss_chunk": 0}]
 )
 def test_unknown_executions_are_refused(change):
     with pytest.raises(ConfigError):

@@ -35,7 +35,7 @@ def trained(capacity, mesh):
     return losses, norm, now
 
 
-@pytest.mark.parametrize("capacity", CAPACITIES)
+@pytest.mark.parametrize("capacity", ["dropless", pytest.param("drops", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "axes",
     [

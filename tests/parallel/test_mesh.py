@@ -46,12 +46,20 @@ def test_names_become_mesh_axes():
     assert spec == PartitionSpec(None, "fsdp", "tensor", None)
 
 
+@pytest.mark.parametrize(("heads", "axis"), [(2, None), (4, "tensor"), (8, "tensor")])
+def test_key_value_heads_fewer_than_devices_are_whole_on_each(heads, axis):
+    mesh = make_mesh(MeshConfig(data=2, tensor=4))
+    spec = partition_spec(("embed", "kv_heads"), (8, heads), mesh, PARAMETER_RULES)
+    assert spec == PartitionSpec(None, axis)
+
+
 @pytest.mark.parametrize(
     ("names", "shape", "words"),
     [
         (("embed", "width"), (8, 8), "'width' is in no sharding rule"),
         (("heads", "mlp"), (8, 8), "both want mesh axis 'tensor'"),
         (("embed", "mlp"), (8, 7), "'mlp' of size 7 does not divide"),
+        (("embed", "kv_heads"), (8, 3), "'kv_heads' of size 3 does not divide"),
         (("embed",), (8, 8), "do not fit shape"),
     ],
 )

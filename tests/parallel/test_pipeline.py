@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.language_model import next_token_loss
@@ -27,7 +28,8 @@ def alone():
 @pytest.mark.parametrize(
     ("axes", "settings"),
     [
-        ({"pipe": 4, "data": 2}, {"microbatches": 8}),
+        pytest.param({"pipe": 4, "data": 2}, {"microbatches": 8}, marks=pytest.mark.slow),
+        ({"pipe": 2, "data": 1, "fsdp": 4}, {"pipeline_rounds": 2}),
         pytest.param({"pipe": 2, "data": 2, "tensor": 2}, {}, marks=pytest.mark.slow),
         pytest.param({"pipe": 2, "fsdp": 2, "data": 2}, {"remat": "full"}, marks=pytest.mark.slow),
         pytest.param({"pipe": 2, "seq": 2, "data": 2}, {}, marks=pytest.mark.slow),
@@ -57,33 +59,62 @@ def test_every_family_passes_its_stages(name):
     assert abs(got_norm - norm) < 1e-5 * norm
 
 
-def test_a_step_has_as_many_ticks_as_microbatches_and_stages_before_the_last():
-    def run(params, layers, x, shared):
-        return x + params.sum(), None
+def scaled(params, layers, x, shared):
+    """Layers whose result tells which were passed, in which order."""
+    for number in range(params.shape[0]):
+        x = x * params[number] + layers[number]
+    return x, None
 
-    def call(params, x):
-        return pipelined(run, params, params, x, (), num_layers=8, microbatches=6)[0]
 
-    operands = jnp.arange(8.0), jnp.arange(12.0)
+@pytest.mark.parametrize("rounds", [1, 2, 4])
+@pytest.mark.parametrize("count", [4, 6])
+def test_a_step_has_the_ticks_that_empty_share_counts(rounds, count):
+    def call(params, layers, x):
+        settings = {"num_layers": 16, "microbatches": count, "rounds": rounds}
+        return pipelined(scaled, params, layers, x, (), **settings)[0]
+
+    params, layers, x = jnp.linspace(0.5, 2.0, 16), jnp.arange(16.0), jnp.arange(12.0)
+    expected = scaled(params, layers, x, ())[0]
     with jax.set_mesh(make_mesh(MeshConfig(pipe=4, data=1), jax.devices()[:4])):
-        program = str(jax.make_jaxpr(call)(*operands))
-        y = jax.jit(call)(*operands)
-    np.testing.assert_array_equal(y, np.arange(12.0) + 28.0)
+        program = str(jax.make_jaxpr(call)(params, layers, x))
+        y = jax.jit(call)(params, layers, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
     (ticks,) = re.findall(r"\blength=(\d+)", program)
-    assert int(ticks) == 6 + 4 - 1
-    assert empty_share(4, 6) == pytest.approx(1 - 6 / int(ticks))
+    assert int(ticks) == rounds * count + 4 - 1
+    assert empty_share(4, count, rounds) == pytest.approx(1 - rounds * count / int(ticks))
+
+
+def test_parameters_are_gathered_once_and_gradients_summed_once_a_step():
+    def run(params, layers, x, shared):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params)
+
+    def loss(params, x):
+        return pipelined(run, params, jnp.arange(4), x, (), num_layers=4, microbatches=4)[0].sum()
+
+    mesh = make_mesh(MeshConfig(pipe=2, data=2, fsdp=2))
+    by_name = {"params": PartitionSpec("pipe", "fsdp"), "x": PartitionSpec(("data", "fsdp"))}
+    where = {name: NamedSharding(mesh, spec) for name, spec in by_name.items()}
+    params = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32, sharding=where["params"])
+    x = jax.ShapeDtypeStruct((32, 8), jnp.float32, sharding=where["x"])
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(loss), out_shardings=where["params"])
+        program = step.lower(params, x).compile().as_text()
+    found = re.findall(r"(all-gather|all-reduce|reduce-scatter)\(.*op_name=\"([^\"]*)", program)
+    assert {kind for kind, _ in found} >= {"all-gather", "all-reduce"}
+    assert not [name for _, name in found if "while" in name]
 
 
 @pytest.mark.parametrize(
-    ("layers", "microbatches", "words"),
+    ("layers", "settings", "words"),
     [
-        (3, 4, "3 layers do not divide over mesh.pipe=2"),
-        (4, 1, "execution.microbatches is 1 for 2 stages and 8 rows"),
-        (4, 3, "give a divisor of the rows that is at least 2"),
+        (3, {"microbatches": 4}, "3 layers do not divide over mesh.pipe=2"),
+        (6, {"pipeline_rounds": 2}, "mesh.pipe=2 stages times execution.pipeline_rounds=2"),
+        (4, {"microbatches": 1}, "execution.microbatches is 1 for 2 stages and 8 rows"),
+        (4, {"microbatches": 3}, "give a divisor of the rows that is at least 2"),
     ],
 )
-def test_what_does_not_divide_is_refused(layers, microbatches, words):
-    model = tiny_model(Execution(microbatches=microbatches), num_layers=layers)
+def test_what_does_not_divide_is_refused(layers, settings, words):
+    model = tiny_model(Execution(**settings), num_layers=layers)
     params = jax.eval_shape(model.init, jax.random.key(0))
     mesh = make_mesh(MeshConfig(pipe=2, data=4))
     with jax.set_mesh(mesh), pytest.raises(ConfigError, match=words):

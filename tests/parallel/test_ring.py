@@ -12,7 +12,10 @@ from llm_jax.kernels.mask import Mask, Scores
 from llm_jax.kernels.pattern import Pattern
 from llm_jax.parallel.mesh import MeshConfig, make_mesh
 from llm_jax.parallel.ring import ring_attention
-from llm_jax.testing import relative_error
+from llm_jax.parallel.sharding import batch_sharding
+from llm_jax.testing import random_batch, relative_error
+from llm_jax.training.run import default_config, parse_run
+from llm_jax.training.trainer import make_trainer
 
 HEADS, GROUPS, SIZE = 4, 2, 16
 
@@ -89,3 +92,28 @@ def test_what_a_ring_cannot_do_is_refused():
         sparse = Pattern(kind="block_sparse")
         with pytest.raises(ConfigError, match="all_to_all"):
             ring_attention(query, key, value, Mask(pattern=sparse))
+
+
+@pytest.mark.slow
+def test_eight_devices_hold_a_sixth_of_a_long_row_at_most():
+    length = 32768
+
+    def temporaries(**axes):
+        config = default_config("llama")
+        config.model.update(num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, hidden_size=64)
+        config.model.update(mlp_size=192, vocab_size=256, max_positions=length)
+        config.data.sequence_length, config.batch_size, config.precision = length, 1, "fp32"
+        config.mesh.update(data=1, **axes)
+        trainer = make_trainer(parse_run(config))
+        place = batch_sharding(trainer.mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=place)
+            for name, value in random_batch(batch=1, length=length).items()
+        }
+        with jax.set_mesh(trainer.mesh):
+            step = trainer.train_step.lower(trainer.target, batch).compile()
+        return step.memory_analysis().temp_size_in_bytes
+
+    one, eight = temporaries(), temporaries(seq=8)
+    print(f"{one / 1e6:.0f} MB on one device, {eight / 1e6:.0f} MB on each of eight")
+    assert eight < one / 6

@@ -10,12 +10,11 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from llm_jax.configuration import ConfigError
 from llm_jax.losses.language_model import next_token_loss
 from llm_jax.parallel.mesh import MeshConfig, make_mesh
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.testing import random_batch, tiny_model
-from llm_jax.training.loop import Hook, Interruption, fit, place_ahead, profile_hooks
+from llm_jax.training.loop import Hook, Interruption, fit, place_ahead
 from llm_jax.training.metrics import MetricsWriter, read_metrics
 from llm_jax.training.precision import policy
 from llm_jax.training.state import new_state
@@ -82,25 +81,6 @@ def test_batches_are_placed_one_ahead_and_sharded():
     assert taken == [0, 1]
     assert first["tokens"].sharding.shard_shape((8, 4)) == (1, 4)
     assert [int(batch["tokens"][0, 0]) for batch in placed] == [1, 2]
-
-
-@pytest.mark.parametrize("span", ["5", "a:b", "9:3", "0:4"])
-def test_a_profile_span_that_is_none_is_refused(span, tmp_path):
-    with pytest.raises(ConfigError, match="give FROM:TO"):
-        profile_hooks(span, str(tmp_path), 20)
-
-
-def test_a_profile_that_the_run_would_not_finish_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="the run ends after step 5"):
-        profile_hooks("2:6", str(tmp_path), 5)
-
-
-def test_a_profile_is_written(tmp_path):
-    fit(
-        counting_step, jnp.int32(0), iter(range(9)), first=0, steps=5,
-        on_metrics=lambda *_: None, hooks=profile_hooks("2:4", str(tmp_path), 5),
-    )  # fmt: skip
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path):

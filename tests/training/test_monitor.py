@@ -3,6 +3,7 @@ import pytest
 from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.training import monitor
+from llm_jax.training.goodput import Ledger
 from llm_jax.training.metrics import read_metrics
 from tests.training.test_trainer import run_of
 
@@ -16,15 +17,17 @@ def watch(tmp_path, monkeypatch):
     monkeypatch.setattr(monitor.time, "perf_counter", lambda: clock[0])
     run = run_of(steps=7, log={"every": 2}, max_skipped_steps=3)
     model = models.build(run.model)
-    return monitor.Monitor(str(tmp_path), run, model, 1e9, 0, {}), clock, model
+    ledger = Ledger()
+    ledger.step(0)
+    return monitor.Monitor(str(tmp_path), run, model, 1e9, 0, {}, ledger), clock, model, ledger
 
 
 def test_speed_is_that_of_the_steps_between_without_what_is_done_aside(watch, tmp_path):
-    watch, clock, model = watch
+    watch, clock, model, ledger = watch
     for step in range(1, 8):
         clock[0] += 4.0
         if step == 4:
-            with watch.aside():
+            with ledger.during("saving"):
                 clock[0] += 50.0
         watch.stepped(step, NUMBERS | {"skipped_in_a_row": 2.0})
     rows = read_metrics(str(tmp_path))
@@ -37,6 +40,6 @@ def test_speed_is_that_of_the_steps_between_without_what_is_done_aside(watch, tm
 
 
 def test_a_run_stops_after_as_many_bad_steps_as_it_may_skip(watch):
-    watch, _, _ = watch
+    watch, *_ = watch
     with pytest.raises(ConfigError, match="stopped at step 9: 3 steps in a row"):
         watch.stepped(9, NUMBERS | {"skipped_in_a_row": 3.0})

@@ -191,7 +191,7 @@ def test_a_step_compiles_once():
     assert step._cache_size() == 1
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_low_precision_trains_like_fp32(precision):
     losses = {}
     for name in ("fp32", precision):

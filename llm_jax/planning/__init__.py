@@ -1,0 +1,1 @@
+"""What a training step would do on accelerators that are not there: its own compiler is asked."""
