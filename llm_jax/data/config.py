@@ -8,6 +8,7 @@ from llm_jax.configuration import ConfigError, nearest
 SOURCES = {
     "stdlib": "text",
     "text": "text",
+    "cleaned": "text",
     "functions": "pairs",
     "pairs": "pairs",
     "images": "images",
@@ -51,6 +52,7 @@ class DataConfig:
 
     Attributes:
       source: "stdlib" (the running Python's standard library), "text" (UTF-8 files in `path`),
+        "cleaned" (`path`: what `experiments.prepare_data` wrote),
         "functions" (of the standard library: a function with its name left out, and the name),
         "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
         these two keys) or "images" (`path`: see `llm_jax.data.images`).

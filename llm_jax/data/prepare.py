@@ -18,6 +18,7 @@ from absl import logging
 
 from llm_jax.configuration import ConfigError, to_dict
 from llm_jax.data import packing
+from llm_jax.data.cleaned import open_cleaned
 from llm_jax.data.config import DataConfig
 from llm_jax.data.images import open_images, write_images
 from llm_jax.data.manifest import FILE_NAME, FORMAT, Manifest, again, load_manifest, sha256_of
@@ -60,7 +61,7 @@ def prepare(
         in it that is damaged or missing (named).
     """
     directory = Path(directory)
-    source = _OPEN[config.kind](config)
+    source = _OPEN[config.source](config)
     inputs = _inputs(config, source, vocab_size, objective)
     if (directory / FILE_NAME).exists():
         manifest = load_manifest(directory)
@@ -92,7 +93,10 @@ def prepare(
     return manifest
 
 
-_OPEN = {"text": open_source, "pairs": open_pairs, "images": open_images}
+_OPEN = {
+    "stdlib": open_source, "text": open_source, "cleaned": open_cleaned, "functions": open_pairs,
+    "pairs": open_pairs, "images": open_images,
+}  # fmt: skip
 
 
 def _inputs(config: DataConfig, source, vocab_size: int, objective) -> dict:
@@ -224,7 +228,10 @@ def _given_tokenizer(path: str, vocab_size: int, objective):
     return tokenizer
 
 
-_HOLD_OUT = {"stdlib": "files", "text": "files", "functions": "files", "pairs": "sources"}
+_HOLD_OUT = {
+    "stdlib": "files", "text": "files", "cleaned": "documents", "functions": "files",
+    "pairs": "sources",
+}  # fmt: skip
 
 
 class _PairRecords:

@@ -1,0 +1,1 @@
+"""The cleaning room: text in; better text, or the reason to throw it out. No file is read."""
