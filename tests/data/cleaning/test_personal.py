@@ -348,7 +348,10 @@ def test_time_grows_with_length_only(unit):
     times = []
     for size in (20_000, 200_000):
         text = unit * (size // len(unit))
-        begin = time.process_time()
-        find(text)
-        times.append(time.process_time() - begin)
+        runs = []
+        for _ in range(3):  # the best: a shared machine and the collector only add
+            begin = time.process_time()
+            find(text)
+            runs.append(time.process_time() - begin)
+        times.append(min(runs))
     assert times[1] < 30 * times[0] + 0.1
