@@ -25,7 +25,7 @@ from absl import flags
 
 from experiments import entry
 from llm_jax import data
-from llm_jax.evaluation.perplexity import evaluate
+from llm_jax.evaluation.perplexity import evaluate, loss_by_part
 from llm_jax.evaluation.samples import draw_samples
 from llm_jax.parallel.mesh import batch_block
 from llm_jax.parallel.sharding import batch_sharding
@@ -76,6 +76,7 @@ def main() -> dict:
             rows,
             seed=run.seed,
             batch_size=run.batch_size,
+            mixing=run.data.mixing,
             start_step=first,
             skipped=guard.skipped,
             **batch_block(mesh),
@@ -149,6 +150,11 @@ def main() -> dict:
             signal = interruption.signal or "signal to another process"
             return watch.interrupted(taken, signal)
         scores = score(taken, now)
+        with ledger.during("evaluation"):
+            scores |= loss_by_part(
+                model, now.params, held_out,
+                batch_size=run.evaluation.batch_size, objective=run.objective,
+            )  # fmt: skip
     with ledger.during("evaluation"):
         samples, drawn = draw_samples(model, now.params, run, data_directory(workdir), held_out)
     checkpoints.close()

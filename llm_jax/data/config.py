@@ -1,19 +1,23 @@
 """The data room's configuration: which text or images, how they are cut into tokens and rows."""
 
 import dataclasses
+import re
 
-from llm_jax.configuration import ConfigError, nearest
+from llm_jax.configuration import ConfigError, nearest, parse
+from llm_jax.data.mixture import Mixing, Part
 
 # Every source and the kind of examples that it gives.
 SOURCES = {
     "stdlib": "text",
     "text": "text",
     "cleaned": "text",
+    "mixture": "text",
     "functions": "pairs",
     "pairs": "pairs",
     "images": "images",
 }
-_WITHOUT_PATH = ("stdlib", "functions")
+_WITHOUT_PATH = ("stdlib", "functions", "mixture")
+PACKINGS = ("split", "best_fit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +59,14 @@ class DataConfig:
         "cleaned" (`path`: what `experiments.prepare_data` wrote),
         "functions" (of the standard library: a function with its name left out, and the name),
         "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
-        these two keys) or "images" (`path`: see `llm_jax.data.images`).
+        these two keys), "images" (`path`: see `llm_jax.data.images`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
+      packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole
+        documents, padded, see `llm_jax.data.best_fit`).
+      mixture: by name the parts of source "mixture", each a group of keys of
+        `llm_jax.data.mixture.Part`; their tokenizer is one.
+      temperature: of the mixture, see there.
       cross_document_attention: let a token attend to earlier documents in its row; the rows then
         carry neither segment ids nor positions: each is one sequence.
       tokenizer: which, or how it is trained.
@@ -67,6 +76,9 @@ class DataConfig:
     source: str = "stdlib"
     path: str = ""
     sequence_length: int = 256
+    packing: str = "split"
+    mixture: dict = dataclasses.field(default_factory=dict)
+    temperature: float = 0.0
     cross_document_attention: bool = False
     tokenizer: TokenizerConfig = TokenizerConfig()
     read_threads: int = 2
@@ -88,6 +100,13 @@ class DataConfig:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}: give 1 or more tokens"
             )
+        if self.packing not in PACKINGS:
+            raise ConfigError(
+                f"data.packing is {self.packing!r}: {nearest(self.packing, PACKINGS)}"
+            )
+        if self.temperature < 0:
+            raise ConfigError(f"data.temperature is {self.temperature}: give 0 or more")
+        self._check_mixture()
         if self.read_threads < 0:
             raise ConfigError(f"data.read_threads is {self.read_threads}: give 0 or more")
 
@@ -95,3 +114,44 @@ class DataConfig:
     def kind(self) -> str:
         """What an example is: "text", "pairs" or "images"."""
         return SOURCES[self.source]
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """How the parts are mixed; None where the source is no mixture."""
+        if self.source != "mixture":
+            return None
+        # By name, as in the manifest: no order of keys changes a batch.
+        parts = {
+            name: parse(Part, given, f"data.mixture.{name}")
+            for name, given in sorted(self.mixture.items())
+        }
+        return Mixing(parts, self.temperature)
+
+    def of_part(self, name: str) -> "DataConfig":
+        """Returns the configuration of a mixture's part."""
+        part = self.mixing.parts[name]
+        return dataclasses.replace(self, source=part.source, path=part.path, mixture={})
+
+    def _check_mixture(self) -> None:
+        if (self.source == "mixture") != bool(self.mixture):
+            raise ConfigError(
+                f"data.source is {self.source!r} and data.mixture has {len(self.mixture)} parts: "
+                'give parts to source "mixture", and to no other'
+            )
+        for name in self.mixture:
+            if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ConfigError(
+                    f"data.mixture has a part {name!r}: name it with letters, digits, - and _"
+                )
+            part = self.mixing.parts[name]
+            part.check(f"data.mixture.{name}")
+            possible = [of for of, kind in SOURCES.items() if kind == "text" and of != "mixture"]
+            if part.source not in possible:
+                raise ConfigError(
+                    f"data.mixture.{name}.source is {part.source!r}: give one of "
+                    f"{', '.join(possible)}"
+                )
+            try:
+                self.of_part(name)
+            except ConfigError as error:
+                raise ConfigError(f"data.mixture.{name}: {error}") from None

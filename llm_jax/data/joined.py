@@ -18,8 +18,14 @@ class JoinedRows:
         """Joins rows of `llm_jax.data.open_split` that predict next tokens.
 
         Raises:
-          ConfigError: `sequence_length` is no multiple of theirs.
+          ConfigError: `sequence_length` is no multiple of theirs, or they do not follow each other.
         """
+        if rows.manifest.parts or "packing" in rows.manifest.inputs:
+            raise ConfigError(
+                f"sequence_length is {sequence_length}, but rows of a mixture, or packed by best "
+                "fit, do not follow each other: leave it out, or prepare one source with "
+                "data.packing 'split'"
+            )
         if sequence_length < 1 or sequence_length % rows.sequence_length:
             raise ConfigError(
                 f"sequence_length is {sequence_length}: the data has rows of "

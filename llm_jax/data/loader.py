@@ -1,23 +1,25 @@
 """Batches: a pure function of (seed, step), read ahead in threads.
 
-Order is grain's: the rows are permuted anew for every epoch, the permutations follow each other
-without end, and the global batch of step `s` is the rows `s*B .. (s+1)*B - 1` of that stream. A
+The rows are permuted anew for every epoch, the permutations follow each other without end (of
+mixtures see `llm_jax.data.order`), and the global batch of step `s` is what stands at the places
+`s*B .. (s+1)*B - 1` of that stream. A
 process reads the block of it that is its own, so the global batch does not depend on how many
 processes there are, and starting at any step costs the same. What chance does to an example
 (masks, crops) is drawn from a generator of (seed, its place in the stream). A run may leave batches
 out: the steps behind them take the batches that follow, as if those had never been there.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from llm_jax.configuration import ConfigError
+from llm_jax.data.mixture import Mixing
+from llm_jax.data.order import hashed, shuffled
 
-# Rows in the endless stream: grain takes lengths through floating point, exact up to here.
-_ENDLESS = 1 << 53
+# Batches in the endless stream.
+_ENDLESS = 1 << 40
 
 
 class Rows(Protocol):
@@ -41,6 +43,7 @@ def batches(
     *,
     seed: int,
     batch_size: int,
+    mixing: Mixing | None = None,
     start_step: int = 0,
     skipped: Sequence[tuple[int, int]] = (),
     process_index: int = 0,
@@ -53,6 +56,7 @@ def batches(
       rows: the train split.
       seed: of the order; any integer.
       batch_size: rows of the global batch, B.
+      mixing: how the parts of a mixture are mixed; None where there is but one.
       start_step: the step whose batch comes first; no step costs more to start at than another.
       skipped: batches of the stream that no step takes, see `position`.
       process_index, process_count: this process takes rows `p*B/P .. (p+1)*B/P - 1`.
@@ -63,7 +67,8 @@ def batches(
       in the global batch. It has `close()`, which ends its threads.
 
     Raises:
-      ConfigError: fewer rows than one batch, or a batch that the processes do not divide.
+      ConfigError: fewer rows than one batch, a batch that the processes do not divide, or shares of
+        a mixture that cannot be.
     """
     import grain
 
@@ -75,18 +80,17 @@ def batches(
         )
     example_ids = np.arange(process_index * local, (process_index + 1) * local, dtype=np.int32)
 
-    def read(step: int) -> dict[str, np.ndarray]:
-        number = position(step, skipped)
-        indices = blocks[number * process_count + process_index]
-        randoms = _Generators(f"example {seed}", number * batch_size + example_ids.astype(np.int64))
-        return rows.take(indices, randoms) | {"example_ids": example_ids.copy()}
+    if mixing is None:
+        order = shuffled(len(rows), f"order {seed}")
+    else:
+        order = mixing.order(rows, seed, batch_size)
 
-    # Hashed, because grain counts the seed up by one an epoch: seed 1 would begin with the order
-    # of seed 0's second epoch.
-    order_seed = _hashed(f"order {seed}") >> 32
-    order = grain.MapDataset.range(len(rows)).shuffle(seed=order_seed).repeat(_ENDLESS // len(rows))
-    blocks = order.batch(local)
-    dataset = grain.MapDataset.range(start_step, len(blocks) // process_count).map(read)
+    def read(step: int) -> dict[str, np.ndarray]:
+        places = position(step, skipped) * batch_size + example_ids.astype(np.int64)
+        randoms = _Generators(f"example {seed}", places)
+        return rows.take(order(places), randoms) | {"example_ids": example_ids.copy()}
+
+    dataset = grain.MapDataset.range(start_step, _ENDLESS).map(read)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(dataset.to_iter_dataset(options))
 
@@ -131,16 +135,11 @@ def eval_batches(
     return generate()
 
 
-def _hashed(text: str) -> int:
-    """Returns 64 bits that follow from `text`."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
 class _Generators(Sequence):
     """A generator for each place, of (name, place) alone; made when it is asked for."""
 
     def __init__(self, name: str, places: np.ndarray):
-        self._key, self._places = _hashed(name), places.tolist()
+        self._key, self._places = hashed(name), places.tolist()
 
     def __len__(self) -> int:
         return len(self._places)

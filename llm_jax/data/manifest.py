@@ -34,6 +34,7 @@ class Manifest:
       pad_id: the tokenizer's padding, where it has one.
       tokenizer_sha256: of `tokenizer.model`, or of a pretrained one's `tokenizer.json`.
       tokens_sha256: of each split's token file.
+      parts: of a mixture the train tokens of each part, by name.
       images: of images their shape (C, H, W), number of classes, mean and deviation of the train
         split's pixels; else empty.
     """
@@ -55,6 +56,7 @@ class Manifest:
     pad_id: int | None = None
     tokenizer_sha256: str = ""
     tokens_sha256: dict = dataclasses.field(default_factory=dict)
+    parts: dict = dataclasses.field(default_factory=dict)
     images: dict = dataclasses.field(default_factory=dict)
 
     def save(self, directory: Path) -> None:

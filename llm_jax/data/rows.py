@@ -13,7 +13,8 @@ import numpy as np
 from llm_jax.configuration import ConfigError
 from llm_jax.data import packing
 from llm_jax.data.images import ImageRows
-from llm_jax.data.manifest import Manifest, load_manifest, verify
+from llm_jax.data.manifest import FILE_NAME, Manifest, load_manifest, verify
+from llm_jax.data.mixture import MixedRows
 from llm_jax.data.objectives import NextToken, Vocabulary
 from llm_jax.data.prepare import token_file
 from llm_jax.data.sources import SPLITS
@@ -161,7 +162,7 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
       objective: what is made of an example, of `llm_jax.data.objectives`; the one of `prepare`.
 
     Returns:
-      `TokenRows`, `PairRows` or `ImageRows`, by the objective's kind.
+      `TokenRows`, `PairRows` or `ImageRows`, by the objective's kind, or `MixedRows` of a mixture.
 
     Raises:
       ConfigError: an unknown split, no prepared data, or a file of it that is missing or damaged
@@ -171,6 +172,10 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
         raise ConfigError(f"split is {split!r}: give one of {', '.join(SPLITS)}")
     directory = Path(directory)
     manifest = load_manifest(directory)
+    if manifest.parts:
+        verify(directory, manifest, [f"{name}/{FILE_NAME}" for name in manifest.parts])
+        parts = {name: open_split(directory / name, split, objective) for name in manifest.parts}
+        return MixedRows(parts, split, manifest)
     if objective.kind == "images":
         return ImageRows(directory, split, manifest, objective)
     tokenizer_files = [name for name in FILES if name in manifest.files]

@@ -83,6 +83,19 @@ def evaluate(
     return scores
 
 
+def loss_by_part(model: Model, params, rows: Rows, *, batch_size: int, objective) -> dict:
+    """Returns the loss of each part of a mixture as `loss_PART`; nothing where there is but one.
+
+    Arguments are those of `evaluate`.
+    """
+    return {
+        f"loss_{name}": evaluate(model, params, part, batch_size=batch_size, objective=objective)[
+            "loss"
+        ]
+        for name, part in getattr(rows, "parts", {}).items()
+    }
+
+
 def _floats(sums: dict) -> dict[str, float]:
     return {name: float(value) for name, value in sums.items()}
 

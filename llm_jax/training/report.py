@@ -66,7 +66,7 @@ def header(
         "precision": f"{run.precision}; matmul peak measured {count(peak)}FLOP/s, for MFU",
         "kernels": ", ".join(f"{name}: {chosen}" for name, chosen in kernels.items()),
         "optimizer": f"{run.optim.name}, {run.optim.schedule}",
-        "data": _described(manifest),
+        "data": _described(manifest) + _mixed(run, manifest),
     }
 
 
@@ -85,6 +85,18 @@ def _described(manifest: Manifest) -> str:
         f"{manifest.source}: {', '.join(sizes)}; held out {held_out}; "
         f"sha256 {digests['train'][:12]}"
     )
+
+
+def _mixed(run: RunConfig, manifest: Manifest) -> str:
+    """Returns the shares of a mixture's parts at the first and the last step."""
+    if run.data.mixing is None:
+        return ""
+    shares = [run.data.mixing.shares(manifest.parts, step) for step in (0, run.steps)]
+    told = [
+        f"{name} {first:.1%}" + (f" to {last:.1%}" if last != first else "")
+        for name, first, last in zip(manifest.parts, *shares)
+    ]
+    return f"; rows of {', '.join(told)}"
 
 
 def write_report(

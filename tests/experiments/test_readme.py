@@ -34,8 +34,9 @@ def test_the_pages_show_every_experiment():
 
 
 # Those that need a folder of the reader's, or a Llama: tests/generation and test_long_context;
-# and the one line for many configurations: test_configs and test_objectives.
-ELSEWHERE = re.compile("--(init_from|rope_scaling)=|.*NAME")
+# the one line for many configurations: test_configs and test_objectives; preparing data:
+# test_prepare_data.
+ELSEWHERE = re.compile("--(init_from|rope_scaling)=|.*NAME|prepare_data")
 HERE = [each for each in commands() if not any(map(ELSEWHERE.match, each))]
 
 
