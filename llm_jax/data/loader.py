@@ -2,11 +2,11 @@
 
 The rows are permuted anew for every epoch, the permutations follow each other without end (of
 mixtures see `llm_jax.data.order`), and the global batch of step `s` is what stands at the places
-`s*B .. (s+1)*B - 1` of that stream. A
-process reads the block of it that is its own, so the global batch does not depend on how many
-processes there are, and starting at any step costs the same. What chance does to an example
-(masks, crops) is drawn from a generator of (seed, its place in the stream). A run may leave batches
-out: the steps behind them take the batches that follow, as if those had never been there.
+`s*B .. (s+1)*B - 1` of that stream. A process reads the block of it that is its own, so the global
+batch does not depend on how many processes there are, and starting at any step costs the same. What
+chance does to an example (masks, crops) is drawn from a generator of (seed, its place in the
+stream). A run may leave batches out: the steps behind them take the batches that follow, as if
+those had never been there.
 """
 
 from collections.abc import Iterator, Sequence

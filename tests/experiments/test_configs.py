@@ -34,6 +34,8 @@ def test_every_configuration_is_accepted(path, variant):
         config = module["get_config"](variant)
         if config.data.source == "text":
             config.data.path = "the user's own"
+        if config.data.source == "mixture":
+            config.data.mixture.mine.path = "the user's own"
         return parse_run(config)
 
     tiny, real = parsed("tiny"), parsed(variant)

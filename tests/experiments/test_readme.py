@@ -7,7 +7,10 @@ import pytest
 
 from tests.experiments.conftest import ROOT, TINY, result, run
 
-PAGES = ("README.md", "docs/pretraining.md", "docs/generation.md", "docs/optimizers.md")
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("pretraining", "generation", "optimizers", "batches")),
+)
 
 
 def commands(pages=PAGES):
@@ -57,6 +60,8 @@ def test_a_command_of_the_pages_runs(command, trained, text, tmp_path):
             flag = f"--target={tmp_path / 'converted'}"
         if flag.startswith("--output="):
             flag = f"--output={tmp_path / 'picture.png'}"
+        if flag.startswith("--config.data.mixture."):
+            flag = flag.replace("=DIR", f"={text}")
         if flag.startswith("--config.data.path="):
             flag = f"--config.data.path={text}"
         small.append(flag)
@@ -64,7 +69,7 @@ def test_a_command_of_the_pages_runs(command, trained, text, tmp_path):
         small.append(f"--output={tmp_path / 'picture.png'}")
     if name == "pretrain":
         given = {flag.partition("=")[0] for flag in small}
-        rest = (*TINY, f"--config.data.path={text}")
+        rest = (*TINY, f"--config.data.path={text}") if "mixture" not in flags[0] else ()
         small += [flag for flag in rest if flag.partition("=")[0] not in given]
     outcome = result(run(name, *small))
     assert isinstance(outcome, dict)
