@@ -131,6 +131,17 @@ def test_a_schedule_is_followed_and_places_are_found_directly():
     for place in (6 * BLOCK + 5, 3, 2 * BLOCK, 5 * BLOCK - 1):
         assert again(np.array([place]))[0] == seen[place]
     assert (mixed((1000, 1000), shares, 4 * BLOCK, "other")(np.arange(BLOCK)) != seen[:BLOCK]).any()
+    last = (seen >= 1000).reshape(7, BLOCK)[-2:]
+    assert (last[0] != last[1]).mean() > 0.3  # the blocks' own orders
+
+
+def test_a_schedule_counts_in_steps(mixture, mixed_data):
+    digits = {**mixture.mixture["digits"], "schedule": ((0, 0.0), (2048, 1.0))}
+    config = dataclasses.replace(mixture, mixture={**mixture.mixture, "digits": digits})
+    rows = open_split(mixed_data, "train")
+    seen = config.mixing.order(rows, seed=0, batch_size=4)(np.arange(4 * BLOCK))
+    of_digits = (seen < len(rows.parts["digits"])).reshape(4, BLOCK).mean(axis=1)
+    np.testing.assert_allclose(of_digits, [0, 1 / 3, 1 / 2, 1 / 2], atol=1 / BLOCK)
 
 
 def test_a_temperature_favours_what_is_small(mixture):
@@ -149,7 +160,7 @@ def test_rows_that_do_not_follow_each_other_are_not_joined(mixed_data):
 def test_a_damaged_part_is_named(mixture, mixed_data, tmp_path):
     prepare(mixture, vocab_size=400, directory=tmp_path / "data")
     path = tmp_path / "data" / "words" / "manifest.json"
-    path.write_text(path.read_text().replace('"rows"', '"rowz"'))
+    path.write_text(path.read_text() + " ")  # still JSON, and no longer what was written
     with pytest.raises(ConfigError, match="words/manifest.json is damaged"):
         open_split(tmp_path / "data", "train")
 
