@@ -131,11 +131,13 @@ def test_rules_words_and_languages_remove_by_name(raw, tmp_path):
 
 
 def test_a_report_shows_what_each_rule_removed(raw, tmp_path):
-    clean(raw, tmp_path / "run", filter=Filtering(personal="remove"))
+    manifest = clean(raw, tmp_path / "run", filter=Filtering(personal="remove"))
     text = (tmp_path / "run" / "report.md").read_text()
     for line in ("| personal | -1 |", "| exact_duplicate | -3 |", "## Removed by near_duplicate"):
         assert line in text
     assert MAIL in text  # the sample
+    assert "## Documents by language, one in 16" in text
+    assert 0 < sum(manifest["languages"].values()) < manifest["documents_in"] / 4
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<td>near_duplicate</td><td>-3</td>" in page
     assert (tmp_path / "run" / "funnel.png").read_bytes().startswith(b"\x89PNG")
