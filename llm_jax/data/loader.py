@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from llm_jax.configuration import ConfigError
-from llm_jax.data.mixture import Mixing
+from llm_jax.data.mixture import MixedRows, Mixing
 from llm_jax.data.order import hashed, shuffled
 
 # Batches in the endless stream.
@@ -67,12 +67,16 @@ def batches(
       in the global batch. It has `close()`, which ends its threads.
 
     Raises:
-      ConfigError: fewer rows than one batch, a batch that the processes do not divide, or shares of
-        a mixture that cannot be.
+      ConfigError: fewer rows than one batch, a batch that the processes do not divide, a mixture
+        without `mixing`, or shares of it that cannot be.
     """
     import grain
 
     local = _local_size(batch_size, process_count)
+    if isinstance(rows, MixedRows) != (mixing is not None):
+        raise ConfigError(
+            "mixing is for the rows of a mixture, which need it: give `DataConfig.mixing` of theirs"
+        )
     if len(rows) < batch_size:
         raise ConfigError(
             f"the {rows.split} split has {rows.amount()} and batch_size is {batch_size}: give more "

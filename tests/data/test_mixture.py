@@ -157,6 +157,13 @@ def test_rows_that_do_not_follow_each_other_are_not_joined(mixed_data):
         JoinedRows(open_split(mixed_data, "validation"), 64)
 
 
+def test_a_mixture_is_never_read_unmixed(mixture, mixed_data):
+    rows = open_split(mixed_data, "train")
+    for given, mixing in ((rows, None), (rows.parts["words"], mixture.mixing)):
+        with pytest.raises(ConfigError, match="mixing is for the rows of a mixture"):
+            batches(given, seed=0, batch_size=4, mixing=mixing)
+
+
 def test_a_damaged_part_is_named(mixture, mixed_data, tmp_path):
     prepare(mixture, vocab_size=400, directory=tmp_path / "data")
     path = tmp_path / "data" / "words" / "manifest.json"

@@ -7,7 +7,8 @@ import pytest
 from llm_jax import data
 from llm_jax.configuration import ConfigError
 from llm_jax.data import DataConfig
-from llm_jax.evaluation.perplexity import evaluate
+from llm_jax.data.objectives import NextToken
+from llm_jax.evaluation.perplexity import evaluate, loss_by_part
 from llm_jax.models import build, parse_config
 from llm_jax.parallel.mesh import MeshConfig, make_mesh
 from llm_jax.parallel.sharding import tree_shardings
@@ -111,3 +112,27 @@ def test_a_batch_of_nothing_is_refused(directory, trained):
     rows = data.open_split(directory, "validation")
     with pytest.raises(ConfigError, match="batch_size is 0"):
         evaluate(*trained, rows, batch_size=0)
+
+
+def test_each_part_of_a_mixture_has_its_loss(trained, tmp_path):
+    model, params = trained
+    parts = {}
+    for name, word in (("first", "alpha"), ("second", "omega")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for index in range(40):
+            (folder / f"{index}.txt").write_text(f"{word} {index}\n" * 9)
+        parts[name] = {"source": "text", "path": str(folder)}
+    config = DataConfig(source="mixture", sequence_length=32, mixture=parts)
+    data.prepare(config, vocab_size=CONFIG["vocab_size"], directory=str(tmp_path / "data"))
+    rows = data.open_split(tmp_path / "data", "validation")
+    given = {"batch_size": 4, "objective": NextToken()}
+    losses = loss_by_part(model, params, rows, **given)
+    counts = {
+        name: part.take(range(len(part)))["weights"].sum() for name, part in rows.parts.items()
+    }
+    mean = sum(losses[f"loss_{name}"] * count for name, count in counts.items())
+    whole = evaluate(model, params, rows, **given)["loss"]
+    assert mean / sum(counts.values()) == pytest.approx(whole, rel=1e-6)
+    assert losses["loss_first"] != pytest.approx(losses["loss_second"], rel=1e-3)
+    assert loss_by_part(model, params, rows.parts["first"], **given) == {}
