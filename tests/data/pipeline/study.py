@@ -1,10 +1,11 @@
 """What cleaning is worth: a GPT on text with planted junk, and on the same text cleaned.
 
-    python -m tests.data.pipeline.study [--steps=250] [--seeds=3]
+    python -m tests.data.pipeline.study [--steps=250] [--seeds=3] [--junk=4]
 
-The text is the standard library's training modules, in files of one module each. Planted beside it,
-by bytes: a quarter of the whole is spam (sentences of a seller's templates, new words in each) and
-a quarter near-duplicates (modules again and again, with some identifiers changed). One run trains
+The text is the standard library's training modules, in files of one module each. Planted beside it
+is `junk` times as much: half of it spam (sentences of a seller's templates, new words in each), half
+near-duplicates (one module in twelve, again and again, with some identifiers changed). A crawl of
+the web is like that: FineWeb keeps about a seventh of it. One run trains
 on that; the other on what `experiments.prepare_data` leaves of it, with a list of ten words that
 the spam uses. Both make their own tokenizer, as a user would, take equal steps, and are measured in
 bits per byte of modules that neither saw. The last line is one JSON object.
@@ -50,10 +51,10 @@ def spam(chance: random.Random, words: list[str]) -> str:
     return "".join(sentences)
 
 
-def plant(folder: Path, texts: list[str], seed: int) -> None:
-    """Writes the texts with as many bytes of junk beside them."""
+def plant(folder: Path, texts: list[str], share: float, seed: int) -> None:
+    """Writes the texts with `share` times as much junk beside them."""
     chance = random.Random(seed)
-    total = sum(map(len, texts))
+    total = share * sum(map(len, texts))
     words = sorted(set(re.findall("[a-z]{4,9}", "".join(texts[:50]))))
     copied = chance.sample(texts, len(texts) // 12)
     junk, size = [], 0
@@ -103,12 +104,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--junk", type=float, default=4.0)
     given = parser.parse_args()
     source = open_source(DataConfig("stdlib"))
     results = {"raw": [], "cleaned": []}
     with tempfile.TemporaryDirectory() as directory:
         here = Path(directory)
-        plant(here / "raw", [one.text for one in source.documents("train")], seed=0)
+        texts = [one.text for one in source.documents("train")]
+        plant(here / "raw", texts, given.junk, seed=0)
         (here / "held_out").mkdir()
         for number, one in enumerate(source.documents("validation")):
             (here / "held_out" / f"{number}.txt").write_text(one.text)
