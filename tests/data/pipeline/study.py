@@ -3,12 +3,11 @@
     python -m tests.data.pipeline.study [--steps=250] [--seeds=3] [--junk=4]
 
 The text is the standard library's training modules, in files of one module each. Planted beside it
-is `junk` times as much: half of it spam (sentences of a seller's templates, new words in each), half
-near-duplicates (one module in twelve, again and again, with some identifiers changed). A crawl of
-the web is like that: FineWeb keeps about a seventh of it. One run trains
-on that; the other on what `experiments.prepare_data` leaves of it, with a list of ten words that
-the spam uses. Both make their own tokenizer, as a user would, take equal steps, and are measured in
-bits per byte of modules that neither saw. The last line is one JSON object.
+is `junk` times as much: half of it spam (sentences of a seller's templates, new words in each),
+half near-duplicates (one module in twelve, again and again, with some identifiers changed). One
+run trains on that; the other on what `experiments.prepare_data` leaves of it, with a list of ten
+words that the spam uses. Both make their own tokenizer, as a user would, take equal steps, and are
+measured in bits per byte of modules that neither saw. The last line is one JSON object.
 """
 
 import argparse
