@@ -49,6 +49,7 @@ EXTRAS = {
         "xxhash>=3.5",
     ],
     "gguf": ["gguf>=0.19"],
+    "splits": ["scikit-learn>=1.7"],
     "quantize": ["qwix>=0.1.8"],
     "privacy": ["jax-privacy>=2.0", "dp-accounting>=0.6", "attrs<24"],
     "tune": ["optuna>=5"],

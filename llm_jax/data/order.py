@@ -55,7 +55,7 @@ def mixed(
     orders = [shuffled(size, f"{seed} part {part}") for part, size in enumerate(sizes)]
     begins = np.cumsum([0, *sizes[:-1]])
     blocks = -(-changing // BLOCK)
-    counts = np.array([_counts(shares(block * BLOCK)) for block in range(blocks + 1)])
+    counts = np.array([apportion(shares(block * BLOCK), BLOCK) for block in range(blocks + 1)])
     taken = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts[:-1], axis=0)])
 
     @functools.lru_cache(maxsize=8)
@@ -86,10 +86,10 @@ def mixed(
     return order
 
 
-def _counts(weights: np.ndarray) -> np.ndarray:
-    """Returns whole numbers with the sum BLOCK, by the largest remainders of `weights`."""
-    exact = np.asarray(weights, np.float64) / np.sum(weights) * BLOCK
+def apportion(weights: np.ndarray, total: int) -> np.ndarray:
+    """Returns int64 numbers with the sum `total`, by the largest remainders of `weights`."""
+    exact = np.asarray(weights, np.float64) / np.sum(weights) * total
     counts = np.floor(exact).astype(np.int64)
     behind = np.argsort(counts - exact, kind="stable")
-    counts[behind[: BLOCK - counts.sum()]] += 1
+    counts[behind[: total - counts.sum()]] += 1
     return counts
