@@ -94,6 +94,8 @@ def test_the_files_are_those_of_transformers(tokenizers, kind, tmp_path):
             assert ours.decode(ids, skip_special_tokens=skip) == want
     found = [theirs.pad_token, *theirs.convert_ids_to_tokens([1, 2])]
     assert tuple(found) == MARKS[kind]
+    assert ours.encode("a b")[0] == ours.encode_prompt("a b")[0] == 1
+    assert (ours.encode("a b")[-1] == 2) == (kind == "wordpiece")
     assert theirs.mask_token_id == ours.symbols["<mask>"]
     assert theirs.convert_tokens_to_ids("<extra_id_0>") == ours.symbols["<extra_id_0>"]
 
@@ -133,12 +135,12 @@ def test_the_model_file_is_that_of_sentencepiece(tokenizers, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_digits_one_by_one(kind):
-    text = "in 2024 x86 and 1st cost 31415.9265, 12 34 56 2024 2024 2024\n"
+    text = "in 2024 x86 and 1st cost 31415.9265, 12 34 56 7\u03c9 2024 2024 2024\n"
     whole, single = (
         trained(kind, split_digits=split, documents=[*DOCUMENTS, text * 50])
         for split in (False, True)
     )
-    seen = text * 3 + "x9 8st 1999"
+    seen = text * 3 + "x9 8st 5\u03c9 1999"
     ids = single.encode_documents([seen])[0]
     assert single.symbols.get("[UNK]") not in ids
     pieces = [single.decode([i]) for i in ids]
@@ -187,6 +189,16 @@ def test_rare_characters_leave_room_for_pieces():
         tokenizer = trained(kind, vocab_size=500, documents=[text])
         assert tokenizer.vocab_size <= 500
         assert len(tokenizer.encode_documents(["value"])[0]) < 5, kind
+
+
+def test_a_word_counts_as_often_as_it_stands():
+    rare = [f"qa{first}qa{second}" for first in "bcdefg" for second in "bcdefg"]
+    for kind in ("byte_bpe", "wordpiece"):
+        documents = ["zebra " * 2500, " ".join(rare)]
+        config = TokenizerConfig(kind=kind)
+        size = 265 if kind == "byte_bpe" else 30
+        tokenizer = train_tokenizer(documents, vocab_size=size, config=config)
+        assert len(tokenizer.encode_documents([" zebra"])[0]) == 1, kind
 
 
 @pytest.mark.parametrize(

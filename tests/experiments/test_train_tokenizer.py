@@ -65,3 +65,23 @@ def test_a_model_trains_with_a_trained_tokenizer(text, tmp_path):
     assert result(done)["finished"]
     stored = (tmp_path / "run" / "data" / "tokenizer.json").read_bytes()
     assert stored == (folder / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "kind", "more"),
+    [
+        ("bert_mlm", "wordpiece", ()),
+        ("t5_span", "unigram", ()),
+        ("gpt_quickstart", "byte_bpe", ("--config.objective.name=fill_in_the_middle",)),
+    ],
+)
+def test_objectives_train_on_a_tokenizer_of_their_own_kind(config, kind, more, text, tmp_path):
+    done = run(
+        "pretrain", f"--config=configs/{config}.py:tiny", f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=text", f"--config.data.path={text}",
+        f"--config.data.tokenizer.kind={kind}", *more,
+    )  # fmt: skip
+    outcome = result(done)
+    assert outcome["finished"]
+    assert outcome["loss"] < 6.0  # ln 512 is 6.24

@@ -76,7 +76,6 @@ def _train_bytes(
     backend = byte_level({}, [], single_digits=config.split_digits)
     backend.train_from_iterator(map(_valid, chunks), trainer)
     _check_learned(backend, len(special) + len(alphabet))
-    _add(backend, special)
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A",
         pair="<s> $A <s> $B:1",
@@ -130,7 +129,7 @@ def _train_words(
     _check_learned(learner, len(special) + len(letters))
     vocab = learner.get_vocab()
     backend = word_piece(sorted(vocab, key=vocab.get), lowercase=config.lowercase)
-    _add(backend, special)
+    backend.add_special_tokens([AddedToken(name, special=True) for name in special])
     return PretrainedTokenizer(backend, _WORD_MARKS)
 
 
@@ -139,11 +138,6 @@ def _repeated(words: dict[str, int]) -> Iterator[str]:
     for word, count in words.items():
         for start in range(0, count, _WORDS_AT_ONCE):
             yield " ".join(itertools.repeat(word, min(_WORDS_AT_ONCE, count - start)))
-
-
-def _add(backend: Backend, special: list[str]) -> None:
-    """Makes these pieces of the vocabulary special: found as they stand, and left out of text."""
-    backend.add_special_tokens([AddedToken(name, special=True) for name in special])
 
 
 def _valid(text: str) -> str:
