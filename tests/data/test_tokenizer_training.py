@@ -273,3 +273,13 @@ def test_a_manifest_tells_of_new_keys_only_where_they_are_set():
     assert TokenizerConfig(kind="unigram", special_tokens=("<a>",)).inputs() == told | {
         "kind": "unigram", "special_tokens": ["<a>"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece"])
+def test_what_stands_there_once_is_no_piece(kind):
+    config = TokenizerConfig(kind=kind)
+    documents = ["zebra zebra", "unique"]
+    tokenizer = train_tokenizer(documents, vocab_size=400, config=config)
+    sizes = [len(ids) for ids in tokenizer.encode_documents(["zebra", "unique"])]
+    assert sizes[0] == 1
+    assert sizes[1] > 4

@@ -20,6 +20,8 @@ from llm_jax.data.tokenizers.pretrained import PretrainedTokenizer
 
 _BYTE_MARKS = {"pad": "<pad>", "bos": "<s>", "eos": "</s>"}
 _WORD_MARKS = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
+# What stands together only once is no piece.
+_MIN_COUNT = 2
 _DIGITS = "0123456789"
 # Words are given to the trainer again and again, as often as they were seen.
 _WORDS_AT_ONCE = 1000
@@ -71,6 +73,7 @@ def _train_bytes(
         special_tokens=special,
         initial_alphabet=alphabet,
         max_token_length=config.max_piece_length,
+        min_frequency=_MIN_COUNT,
         show_progress=False,
     )
     backend = byte_level({}, [], single_digits=config.split_digits)
@@ -121,6 +124,7 @@ def _train_words(
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[*special, *letters],
+        min_frequency=_MIN_COUNT,
         show_progress=False,
     )
     learner = Backend(models.WordPiece(unk_token="[UNK]"))
