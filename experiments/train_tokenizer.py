@@ -4,8 +4,9 @@
       --workdir=runs/tokenizer --config.data.source=text --config.data.path=DIR \\
       --config.data.tokenizer.kind=unigram
 
-leaves in the work directory the tokenizer in its standard files and `report.md`: compression,
-tokens a word by language, unknown words, unused pieces and speed. To train a model with it:
+leaves in the work directory the tokenizer in its standard files (sentencepiece's once more in
+`transformers/`, as that library reads it) and `report.md`: compression, tokens a word by language,
+unknown words, unused pieces and speed. To train a model with it:
 
   python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/gpt \\
       --config.data.tokenizer.path=runs/tokenizer
@@ -26,6 +27,7 @@ from absl import flags
 from experiments import entry
 from llm_jax.configuration import parse
 from llm_jax.data.tokenizers import comparison
+from llm_jax.data.tokenizers.exported import for_transformers
 from llm_jax.data.tokenizers.study import StudyConfig, open_texts, refuse_used
 from llm_jax.data.tokenizers.training import train_tokenizer
 
@@ -60,6 +62,9 @@ def main() -> dict:
         folder = partial / name if config.several else partial
         folder.mkdir(parents=True)
         tokenizer.save(folder)
+        if (folder / "tokenizer.model").is_file():
+            (folder / "transformers").mkdir()
+            for_transformers(folder / "tokenizer.model").save(folder / "transformers")
     (partial / "report.md").write_text(page, encoding="utf-8")
     partial.replace(workdir)
     say(page)

@@ -119,7 +119,9 @@ def test_every_kind_with_every_size_is_a_candidate():
         ("wordpiece-600", 600, True),
     ]
     assert study.several
-    assert not StudyConfig().several
+    assert StudyConfig(kinds=("bpe", "wordpiece")).several
+    assert StudyConfig(vocab_sizes=(500, 600)).several
+    assert not StudyConfig(kinds=("wordpiece",)).several
     assert [name for name, _, _ in StudyConfig().candidates()] == ["bpe-4096"]
 
 

@@ -14,6 +14,7 @@ from llm_jax.data import DataConfig, TokenizerConfig, load_manifest, load_tokeni
 from llm_jax.data import prepare as prepare_data
 from llm_jax.data.objectives import FillInTheMiddle, MaskedLM, SpanCorruption, Vocabulary
 from llm_jax.data.tokenizers import train_tokenizer
+from llm_jax.data.tokenizers.exported import for_transformers
 
 CODE = [line for line in Path(argparse.__file__).read_text().splitlines() if line.strip()][:160]
 CHINESE = [
@@ -131,6 +132,32 @@ def test_the_model_file_is_that_of_sentencepiece(tokenizers, kind, tmp_path):
     assert proto.trainer_spec.model_type == names[kind]
     # A field more, and data that were prepared before would have another hash.
     assert not proto.trainer_spec.HasField("split_digits")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_transformers_reads_what_is_exported_of_a_model_file(tokenizers, kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    ours = tokenizers[kind]
+    ours.save(tmp_path)
+    for_transformers(tmp_path / "tokenizer.model").save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    lines = [line for line in LINES if "<s>" not in line] + ["byte <0x41> fallback 鬱"]
+    assert len(lines) >= 200
+    for text, mine, other in zip(lines, ours.encode_all(lines), theirs(lines)["input_ids"]):
+        assert other[0] == ours.bos_id
+        if kind == "bpe" or _score(tmp_path, mine) != pytest.approx(_score(tmp_path, other[1:])):
+            assert mine == other[1:], text
+        decoded = theirs.decode(other[1:], clean_up_tokenization_spaces=False)
+        assert decoded == text
+    found = theirs.convert_tokens_to_ids(["<s>", "</s>", "<mask>", "<extra_id_0>"])
+    assert found == [1, 2, ours.symbols["<mask>"], ours.symbols["<extra_id_0>"]]
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (0, 1, 2)
+    assert theirs.mask_token_id == ours.symbols["<mask>"]
+
+
+def _score(folder, ids):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return sum(processor.get_score(i) for i in ids)
 
 
 @pytest.mark.parametrize("kind", KINDS)

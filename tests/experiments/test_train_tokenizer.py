@@ -1,6 +1,7 @@
 """Tokenizers are trained side by side, and a model trains with one of them."""
 
 import runpy
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,10 @@ def test_a_model_trains_with_a_trained_tokenizer(text, tmp_path):
         tokenizer = load_tokenizer(each["path"])
         assert tokenizer.vocab_size == each["pieces"] <= 512
         assert {"<mask>", "<extra_id_99>", "<fim_prefix>"} <= tokenizer.symbols.keys()
+        exported = Path(each["path"], "transformers")
+        assert exported.is_dir() == (each["name"] in ("bpe-512", "unigram-512"))
+        if exported.is_dir():
+            assert load_tokenizer(exported).symbols.items() >= tokenizer.symbols.items()
 
     folder = tmp_path / "tokenizers" / "byte_bpe-512"
     done = run(
