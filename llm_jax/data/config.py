@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from llm_jax.configuration import ConfigError, nearest, parse
+from llm_jax.configuration import ConfigError, nearest, parse, to_dict
 from llm_jax.data.mixture import Mixing, Part
 
 # Every source and the kind of examples that it gives.
@@ -18,28 +18,44 @@ SOURCES = {
 }
 _WITHOUT_PATH = ("stdlib", "functions", "mixture")
 PACKINGS = ("split", "best_fit")
+TOKENIZERS = ("bpe", "unigram", "byte_bpe", "wordpiece")
+# Those that every manifest tells.
+_FIRST_KEYS = ("path", "sample_bytes", "cross_spaces", "max_piece_length")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer, or how a sentencepiece BPE one is trained, of model.vocab_size pieces.
+    """Which tokenizer, or how one is trained, of model.vocab_size pieces.
 
     Attributes:
       path: what `llm_jax.data.load_tokenizer` reads: a Hugging Face folder, a `*.gguf`, a run's
         work directory. Empty: that of `init_from`, else one is trained, as the other keys say.
+      kind: "bpe" or "unigram" (sentencepiece's), "byte_bpe" (GPT-2's) or "wordpiece" (BERT's).
       sample_bytes: at most about this many bytes of the train split are read for training, as
         evenly spaced chunks of lines.
-      cross_spaces: whether a piece may hold spaces inside (`"return None\\n"`); on Python code
-        this gives about 10% fewer tokens a byte at 4,096 pieces.
-      max_piece_length: characters of the longest piece.
+      cross_spaces: whether a piece of "bpe" or "unigram" may hold spaces inside
+        (`"return None\\n"`); on Python code this gives about 10% fewer tokens a byte at 4,096
+        pieces. Those of the other kinds never do, but for runs of white space in "byte_bpe".
+      max_piece_length: characters of the longest piece, of "byte_bpe" its bytes.
+      split_digits: every digit is a piece of its own.
+      lowercase: of "wordpiece": small letters without accents, as in BERT's uncased models.
+      special_tokens: pieces that text never encodes to, beside the objective's own.
     """
 
     path: str = ""
+    kind: str = "bpe"
     sample_bytes: int = 6_000_000
     cross_spaces: bool = True
     max_piece_length: int = 32
+    split_digits: bool = False
+    lowercase: bool = False
+    special_tokens: tuple = ()
 
     def __post_init__(self):
+        if self.kind not in TOKENIZERS:
+            raise ConfigError(
+                f"data.tokenizer.kind is {self.kind!r}: {nearest(self.kind, TOKENIZERS)}"
+            )
         if self.sample_bytes < 1:
             raise ConfigError(
                 f"data.tokenizer.sample_bytes is {self.sample_bytes}: give 1 or more bytes"
@@ -48,6 +64,25 @@ class TokenizerConfig:
             raise ConfigError(
                 f"data.tokenizer.max_piece_length is {self.max_piece_length}: give 1 to 512"
             )
+        if self.lowercase and self.kind != "wordpiece":
+            raise ConfigError(
+                f"data.tokenizer.lowercase is set with kind {self.kind!r}, which keeps every text "
+                "as it is: leave it, or choose 'wordpiece'"
+            )
+        for token in self.special_tokens:
+            if not isinstance(token, str) or not token or token != token.strip():
+                raise ConfigError(
+                    f"data.tokenizer.special_tokens has {token!r}: give texts such as '<|user|>', "
+                    "without spaces around"
+                )
+        if len(set(self.special_tokens)) < len(self.special_tokens):
+            raise ConfigError(f"data.tokenizer.special_tokens has one twice: {self.special_tokens}")
+
+    def inputs(self) -> dict:
+        """Returns what a manifest tells of it: newer keys only where they are set."""
+        new = {f.name: f.default for f in dataclasses.fields(self) if f.name not in _FIRST_KEYS}
+        told = to_dict(self)
+        return {key: value for key, value in told.items() if getattr(self, key) != new.get(key)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From text to rows of tokens on disk: documents, tokenizer, packed rows, manifest.
 
-A prepared directory holds `documents/` (TFDS, array_record), the tokenizer (`tokenizer.model`, or
-`tokenizer.json` and `tokenizer_config.json` of a pretrained one), `tokens-train.array_record`,
+A prepared directory holds `documents/` (TFDS, array_record), the tokenizer (sentencepiece's
+`tokenizer.model`, or `tokenizer.json` and `tokenizer_config.json`), `tokens-train.array_record`,
 `tokens-validation.array_record` and `manifest.json`; of images see `llm_jax.data.images`. That of a
 mixture holds such a directory for each part, with the same tokenizer. It
 appears at once and whole: everything is written to `NAME.partial` beside it, which is renamed at
@@ -13,7 +13,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from llm_jax.configuration import ConfigError, to_dict
+from llm_jax.configuration import ConfigError
 from llm_jax.data.cleaned import open_cleaned
 from llm_jax.data.config import DataConfig
 from llm_jax.data.images import open_images, write_images
@@ -54,7 +54,7 @@ def prepare(
         in it that is damaged or missing (named).
     """
     directory = Path(directory)
-    source = _open(config)
+    source = open_documents(config)
     inputs = inputs_of(config, source, vocab_size, objective)
     if (directory / FILE_NAME).exists():
         manifest = load_manifest(directory)
@@ -94,10 +94,10 @@ _OPEN = {
 }  # fmt: skip
 
 
-def _open(config: DataConfig):
+def open_documents(config: DataConfig):
     """Returns the source behind `config`; of a mixture those of its parts, by name."""
     if config.source == "mixture":
-        return {name: _open(config.of_part(name)) for name in sorted(config.mixture)}
+        return {name: open_documents(config.of_part(name)) for name in sorted(config.mixture)}
     return _OPEN[config.source](config)
 
 
@@ -117,7 +117,7 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
         "vocab_size": vocab_size,
         "sequence_length": config.sequence_length,
         "cross_document_attention": config.cross_document_attention,
-        "tokenizer": to_dict(config.tokenizer),
+        "tokenizer": config.tokenizer.inputs(),
     }
     if config.packing != "split":  # which older data do not tell
         inputs["packing"] = config.packing

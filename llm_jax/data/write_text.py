@@ -15,7 +15,7 @@ from llm_jax.data.config import DataConfig
 from llm_jax.data.manifest import FORMAT, Manifest, sha256_of
 from llm_jax.data.prepare import inputs_of, token_file
 from llm_jax.data.sources import SPLITS
-from llm_jax.data.tokenizers import FILES, Tokenizer, load_tokenizer, train
+from llm_jax.data.tokenizers import FILES, load_tokenizer, train_tokenizer
 
 _ENCODE_PARTS = 64
 
@@ -43,17 +43,17 @@ def write_text(
         documents.write_documents(part, directory / name / "documents")
         counts[name] = _counts(directory / name / "documents")
     if tokenizer is None:
-        logging.info("data: training a tokenizer of %d pieces", vocab_size)
+        logging.info(
+            "data: training a %s tokenizer of %d pieces", config.tokenizer.kind, vocab_size
+        )
         folders = [directory / name / "documents" for name in sources]
         size = sum(part["bytes"]["train"] for part in counts.values())
-        tokenizer = Tokenizer(
-            train(
-                _texts(folders, config.kind),
-                vocab_size=vocab_size,
-                config=config.tokenizer,
-                every=-(-size // config.tokenizer.sample_bytes),
-                symbols=objective.symbols,
-            )
+        tokenizer = train_tokenizer(
+            _texts(folders, config.kind),
+            vocab_size=vocab_size,
+            config=config.tokenizer,
+            every=-(-size // config.tokenizer.sample_bytes),
+            symbols=objective.symbols,
         )
     if config.source != "mixture":
         rows = _write_rows(config, tokenizer, objective, directory)

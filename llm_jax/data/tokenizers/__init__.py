@@ -7,6 +7,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data.tokenizers import bpe, gguf, pretrained
 from llm_jax.data.tokenizers.bpe import StreamDecoder, Tokenizer, train
 from llm_jax.data.tokenizers.pretrained import PretrainedTokenizer
+from llm_jax.data.tokenizers.training import train_tokenizer
 
 # What `Tokenizer` and `PretrainedTokenizer` are kept in, beside data and checkpoints.
 FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")

@@ -1,18 +1,20 @@
-"""Byte-pair encoding by sentencepiece, with byte fallback: every text comes back as it was.
+"""BPE and unigram models by sentencepiece, with byte fallback: every text comes back as it was.
 
 Chosen for code (bytes a token on held-out modules of the standard library at 4,096 pieces):
 sentencepiece's defaults give 2.2, whitespace-only pieces 3.6, pieces that cross spaces 3.9, and
 spaces counted to the piece before them 4.1, because a line end then merges with the indentation
 that follows it. No text normalization, no prefix space, no trimmed spaces.
-Reference: Sennrich et al. 2016 (arXiv:1508.07909); Kudo & Richardson 2018 (arXiv:1808.06226).
+Reference: Sennrich et al. 2016 (arXiv:1508.07909); Kudo 2018 (arXiv:1804.10959); Kudo &
+Richardson 2018 (arXiv:1808.06226).
 """
 
 import codecs
 import io
+import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from llm_jax.configuration import ConfigError
@@ -183,12 +185,12 @@ def train(
     every: int,
     symbols: tuple[str, ...] = (),
 ) -> bytes:
-    """Trains a tokenizer; the same texts give the same bytes.
+    """Trains a tokenizer of kind "bpe" or "unigram"; the same texts give the same bytes.
 
     Args:
       texts: documents or parts of them, in a fixed order.
       vocab_size: pieces wanted, marks and bytes included; short texts may give fewer.
-      every: of the chunks of lines that the texts are cut into, each `every`-th is used.
+      every: see `sample`.
       symbols: special pieces to make room for, e.g. "<mask>"; see `Tokenizer.symbols`.
 
     Returns:
@@ -206,17 +208,13 @@ def train(
             f"model.vocab_size is {vocab_size}: give more than {fixed_pieces} (3 marks, "
             f"{len(symbols)} symbols and 256 bytes come before the first learned piece)"
         )
-    chunks = [
-        chunk
-        for index, chunk in enumerate(part for text in texts for part in _chunks(text))
-        if index % every == 0
-    ]
+    chunks = list(sample(texts, every))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(_within_alphabet(chunks, (vocab_size - fixed_pieces + 1) // 2)),
             model_writer=model,
-            model_type="bpe",
+            model_type=config.kind,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             byte_fallback=True,
@@ -238,12 +236,20 @@ def train(
             control_symbols=list(symbols),
             num_threads=1,
             minloglevel=2,
+            # Even its default, where given, is stored: older models' bytes do not have it.
+            **({"split_digits": True} if config.split_digits else {}),
         )
     except RuntimeError as error:
         raise ConfigError(
             f"sentencepiece finds nothing to learn in this text ({error}): give more text"
         ) from None
     return model.getvalue()
+
+
+def sample(texts: Iterable[str], every: int) -> Iterator[str]:
+    """Cuts `texts` into chunks of lines, 2,000 characters at most, and yields each `every`-th."""
+    chunks = (part for text in texts for part in _chunks(text))
+    return itertools.islice(chunks, 0, None, every)
 
 
 def _chunks(text: str) -> list[str]:
@@ -258,8 +264,19 @@ def _chunks(text: str) -> list[str]:
     return [*chunks, text[start:]]
 
 
+def rare_characters(counts: Counter, max_characters: int) -> list[str]:
+    """Returns the characters beyond 99.95% of the text or beyond the commonest `max_characters`."""
+    needed = _CHARACTER_COVERAGE * counts.total()
+    rare = []
+    for rank, (character, count) in enumerate(counts.most_common()):
+        if needed <= 0 or rank >= max_characters:
+            rare.append(character)
+        needed -= count
+    return rare
+
+
 def _within_alphabet(chunks: list[str], max_characters: int) -> list[str]:
-    """Cuts `chunks` at rare characters: those beyond 99.95% of the text or `max_characters`.
+    """Cuts `chunks` at their rare characters.
 
     sentencepiece refuses a vocabulary smaller than the alphabet; of a large alphabet (Chinese, say)
     only the commonest characters become pieces, and byte fallback writes the others.
@@ -267,12 +284,7 @@ def _within_alphabet(chunks: list[str], max_characters: int) -> list[str]:
     counts = Counter()
     for chunk in chunks:
         counts.update(chunk)
-    needed = _CHARACTER_COVERAGE * counts.total()
-    rare = []
-    for rank, (character, count) in enumerate(counts.most_common()):
-        if needed <= 0 or rank >= max_characters:
-            rare.append(character)
-        needed -= count
+    rare = rare_characters(counts, max_characters)
     if not rare:
         return chunks
     cut = re.compile(f"[{re.escape(''.join(rare))}]+")

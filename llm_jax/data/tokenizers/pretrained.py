@@ -182,15 +182,25 @@ class PretrainedTokenizer:
         return 0
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`."""
+        """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
+
+        WordPiece without gaps between its ids is there as `vocab.txt` too, as BERT's code reads it.
+        """
         self._backend.save(str(Path(folder, "tokenizer.json")))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
             f"{role}_token": text for role, text in self.special.items()
         }
+        normalizer = json.loads(self._backend.to_str())["normalizer"] or {}
+        if "lowercase" in normalizer:  # for who reads the vocab.txt
+            settings["do_lower_case"] = normalizer["lowercase"]
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template
         text = json.dumps(settings, indent=2, ensure_ascii=False)
         Path(folder, "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        vocab = self._backend.get_vocab(with_added_tokens=True)
+        if self.word_pieces and len(vocab) == self.vocab_size:
+            words = "".join(f"{word}\n" for word in sorted(vocab, key=vocab.get))
+            Path(folder, "vocab.txt").write_text(words, encoding="utf-8")
 
     def encode_all(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
