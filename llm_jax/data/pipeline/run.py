@@ -102,7 +102,7 @@ def _write_parts(parts, config: PipelineConfig, folder: Path, say) -> list[Path]
     """Returns the parts' folders, all of them whole."""
     folders = [folder / f"{number:05}" for number in range(len(parts))]
     missing = [number for number, path in enumerate(folders) if not path.exists()]
-    sizes = [sum(file.path.stat().st_size for file in part) for part in parts]
+    sizes = [sum(span.size for span in part) for part in parts]
     total, read, began = sum(sizes[number] for number in missing), 0, time.monotonic()
     for number in _finished(missing, parts, config, folders):
         read += sizes[number]
