@@ -48,6 +48,7 @@ EXTRAS = {
         "datasketch==2.0.0",
         "xxhash>=3.5",
     ],
+    "cluster": ["ray>=2.50"],
     "gguf": ["gguf>=0.19"],
     "quantize": ["qwix>=0.1.8"],
     "privacy": ["jax-privacy>=2.0", "dp-accounting>=0.6", "attrs<24"],

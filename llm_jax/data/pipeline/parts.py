@@ -2,9 +2,9 @@
 
 A part is some files that follow each other, or a span of a large one. Its folder holds
 `documents.array_record` (records {"id", "text"}), `hashes.npy` (V16, of their contents),
-`bad.jsonl` (records that could not be read, with file, offset and reason) and `counts.json`. It appears whole, so that a run that
-was killed goes on with the parts that are missing; and it depends on nothing but its files and the
-configuration, so that any number of workers leave the same.
+`bad.jsonl` (records that could not be read, with file, offset and reason) and `counts.json`. It
+appears whole, so that a run that was killed goes on with the parts that are missing; and it depends
+on nothing but its files and the configuration, so that any number of workers leave the same.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from llm_jax.data import readers
-from llm_jax.data.cleaned import DOCUMENTS
+from llm_jax.data.cleaned import DOCUMENTS, DocumentRecords
 from llm_jax.data.dedup.exact import DIGEST, content_hash
 from llm_jax.data.manifest import sha256_of
 from llm_jax.data.pipeline.config import PipelineConfig
@@ -72,6 +72,18 @@ def write_part(spans, config: PipelineConfig, folder: Path) -> None:
     known = counts.as_dict() | {"sha256": content}
     (partial / COUNTS).write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     partial.rename(folder)
+
+
+def open_documents(folders: list[Path]) -> DocumentRecords:
+    """Returns the documents of parts, one behind the other."""
+    return DocumentRecords(
+        (folder / DOCUMENTS for folder in folders), [digests(folder).shape[0] for folder in folders]
+    )
+
+
+def digests(folder: Path) -> np.ndarray:
+    """Returns the hashes of a part's documents, V16 [n]."""
+    return np.load(folder / HASHES)
 
 
 def records(spans, config: PipelineConfig):
