@@ -48,6 +48,7 @@ EXTRAS = {
         "datasketch==2.0.0",
         "xxhash>=3.5",
     ],
+    "cluster": ["ray>=2.50"],
     "gguf": ["gguf>=0.19"],
     "splits": ["scikit-learn>=1.7"],
     "quantize": ["qwix>=0.1.8"],

@@ -6,7 +6,8 @@
 leaves in the work directory `cleaned/` (documents), `data/` (tokenizer and rows), `report.md` and
 `report.html` (what was thrown away by which rule, with samples), and `bad.jsonl` (records that
 could not be read). Run again after Ctrl-C or a kill it goes on. --config.workers=N reads in N
-processes and gives the same bytes. To train on it:
+processes, --runner=ray on a Ray cluster (docs/cluster_data.md); both give the same bytes. To train
+on it:
 
   python -m experiments.pretrain --config=configs/gpt_quickstart.py --workdir=runs/data \\
       --config.data.source=cleaned --config.data.path=runs/data/cleaned
@@ -25,12 +26,20 @@ from absl import flags
 from experiments import entry
 from llm_jax import data
 from llm_jax.configuration import parse
+from llm_jax.data.pipeline.cluster import Cluster
 from llm_jax.data.pipeline.config import PipelineConfig
+from llm_jax.data.pipeline.local import Local
 from llm_jax.data.pipeline.run import clean
 
 CONFIG = entry.define_config()
 flags.adopt_module_key_flags(entry)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
+RUNNER = flags.DEFINE_enum(
+    "runner",
+    "local",
+    ["local", "ray"],
+    "Where it is cleaned: in --config.workers processes of this machine, or on a Ray cluster.",
+)
 
 
 def main() -> dict:
@@ -38,7 +47,8 @@ def main() -> dict:
     config = parse(PipelineConfig, entry.required(CONFIG))
     workdir = Path(entry.required(WORKDIR))
     began = time.perf_counter()
-    manifest = clean(config, workdir, say)
+    runner = Cluster() if RUNNER.value == "ray" else Local(config.workers)
+    manifest = clean(config, workdir, say, runner)
     say("tokenizing")
     rows = dataclasses.asdict(config.rows) | {"tokenizer": config.rows.tokenizer}
     vocab_size = rows.pop("vocab_size")

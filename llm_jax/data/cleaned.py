@@ -5,8 +5,9 @@ A document is held out for validation where the hash of its name says so, see
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,22 @@ from llm_jax.data.sources import SPLITS, Document, is_held_out
 DOCUMENTS = "documents.array_record"
 MANIFEST = "manifest.json"
 _AT_ONCE = 256
+# Files that are held open.
+_OPEN = 16
 
 
 class DocumentRecords:
     """Random access to the records {"id", "text"} of array_record files, one behind the other."""
 
-    def __init__(self, paths):
-        """Opens the files at `paths`."""
-        from array_record.python import array_record_module
-
-        how = "readahead_buffer_size:0,max_parallelism:0"
-        self._readers = [array_record_module.ArrayRecordReader(str(path), how) for path in paths]
-        self._ends = np.cumsum([reader.num_records() for reader in self._readers], dtype=np.int64)
+    def __init__(self, paths: Iterable[Path], counts: Sequence[int] | None = None):
+        """Takes the files at `paths`; with how many records each has, none is opened before it
+        must be.
+        """
+        self._paths = list(paths)
+        self._open = functools.lru_cache(_OPEN)(_opened)
+        if counts is None:
+            counts = [self._open(path).num_records() for path in self._paths]
+        self._ends = np.cumsum(counts, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -42,12 +47,20 @@ class DocumentRecords:
         for file in np.unique(files):
             begin = self._ends[file - 1] if file else 0
             mine = (indices[files == file] - begin).tolist()
-            found += [json.loads(record) for record in self._readers[file].read(mine)]
+            found += [json.loads(record) for record in self._open(self._paths[file]).read(mine)]
         return found
 
     def __iter__(self) -> Iterator[dict]:
         for begin in range(0, len(self), _AT_ONCE):
             yield from self.read(range(begin, min(begin + _AT_ONCE, len(self))))
+
+
+def _opened(path: Path):
+    from array_record.python import array_record_module
+
+    return array_record_module.ArrayRecordReader(
+        str(path), "readahead_buffer_size:0,max_parallelism:0"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,14 +71,11 @@ def write_text(
 
 def _counts(folder: Path) -> dict[str, dict]:
     """Returns how many documents and bytes `folder` holds, by split."""
-    counts = {"documents": {}, "bytes": {}}
+    counts = {"documents": dict.fromkeys(SPLITS, 0), "bytes": dict.fromkeys(SPLITS, 0)}
     for split in SPLITS:
-        sizes = [
-            (part, len(text.encode("utf-8")))
-            for part, text in documents.read_documents(folder, split)
-        ]
-        counts["documents"][split] = sum(part == 0 for part, _ in sizes)
-        counts["bytes"][split] = sum(size for _, size in sizes)
+        for part, text in documents.read_documents(folder, split):
+            counts["documents"][split] += part == 0
+            counts["bytes"][split] += len(text.encode("utf-8"))
     return counts
 
 

@@ -79,13 +79,24 @@ def equal_runs(
     parts = max(1, -(-len(candidates) * _SORT_BYTES // memory_bytes))
     for part in range(parts):
         keys, documents = _keys_of_part(path, candidates, part, parts)
-        order = np.argsort(keys, kind="stable")
-        keys, documents = keys[order], documents[order]
-        same = np.zeros(len(keys) + 1, bool)
-        np.equal(keys[1:], keys[:-1], out=same[1:-1])
-        shared = same[1:] | same[:-1]
-        if shared.any():
-            yield documents[shared], np.cumsum(~same[:-1])[shared]
+        found, runs = runs_of(keys, documents)
+        if found.size:
+            yield found, runs
+
+
+def runs_of(keys: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns those of `documents` that share their key, and runs, as `equal_runs` yields them.
+
+    Args:
+      keys: uint64 [n].
+      documents: int64 [n], ascending.
+    """
+    order = np.argsort(keys, kind="stable")
+    keys, documents = keys[order], documents[order]
+    same = np.zeros(len(keys) + 1, bool)
+    np.equal(keys[1:], keys[:-1], out=same[1:-1])
+    shared = same[1:] | same[:-1]
+    return documents[shared], np.cumsum(~same[:-1])[shared]
 
 
 def _keys_of_part(path, candidates, part, parts) -> tuple[np.ndarray, np.ndarray]:

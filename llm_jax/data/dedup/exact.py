@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 DIGEST = np.dtype("V16")
+_SORTED_AT_ONCE = 1 << 16
 
 
 def content_hash(text: str) -> bytes:
@@ -27,7 +28,7 @@ def content_hash(text: str) -> bytes:
 def first_occurrences(digests: Iterable[bytes]) -> np.ndarray:
     """Returns for each document the one that is kept for it: the first with the same content.
 
-    It holds about 70 bytes a document while it sorts, 8 afterwards.
+    It holds 40 bytes a document, and 70 for each of _SORTED_AT_ONCE while it sorts.
 
     Args:
       digests: `content_hash` of the documents, in their order; a generator, or V16 [n].
@@ -38,11 +39,14 @@ def first_occurrences(digests: Iterable[bytes]) -> np.ndarray:
     if not isinstance(digests, np.ndarray):
         digests = np.fromiter(digests, DIGEST)
     high, low = digests.view(np.uint64).reshape(-1, 2).T
-    order = np.lexsort((low, high))
-    high, low = high[order], low[order]
-    begins = np.ones(len(order), bool)
-    begins[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    kept = np.empty(len(order), np.int64)
-    # The sort is stable: a run of equal digests begins with its first document.
-    kept[order] = order[begins][np.cumsum(begins) - 1]
+    kept = np.empty(len(high), np.int64)
+    # Digests are uniform: a part of their values is about that part of the documents.
+    parts = -(-len(high) // _SORTED_AT_ONCE)
+    for part in range(parts):
+        mine = np.flatnonzero(high % np.uint64(parts) == part)
+        mine = mine[np.lexsort((low[mine], high[mine]))]
+        begins = np.ones(len(mine), bool)
+        begins[1:] = (high[mine[1:]] != high[mine[:-1]]) | (low[mine[1:]] != low[mine[:-1]])
+        # The sort is stable: a run of equal digests begins with its first document.
+        kept[mine] = mine[begins][np.cumsum(begins) - 1]
     return kept

@@ -104,7 +104,7 @@ def near_duplicates(
     try:
         words = write_signatures(count, read, settings, signature_file, key_files)
         with signature_file.open("rb", buffering=0) as signatures:
-            search = _Search(read, settings, signatures, words)
+            search = Search(read, settings, signatures, words)
             for band, path in enumerate(key_files):
                 for documents, runs in banding.equal_runs(path, search.distinct, memory_bytes):
                     search.resolve(band, documents, runs)
@@ -126,21 +126,34 @@ def write_signatures(
     Returns:
       int32 [count], the words of each document.
     """
-    permutations = minhash.permutations(settings.num_permutations, settings.seed)
     words = np.empty(count, np.int32)
     with ExitStack() as stack:
         signatures = stack.enter_context(signature_file.open("wb"))
-        keys = [stack.enter_context(path.open("wb")) for path in key_files]
-        for start, texts in _batches(count, read):
-            hashes, counts = shingles.word_hashes(texts)
-            words[start : start + len(texts)] = counts
-            least = minhash.minima(
-                *shingles.shingle_hashes(hashes, counts, settings.ngram), *permutations
-            )
+        files = [stack.enter_context(path.open("wb")) for path in key_files]
+        for start, counts, least, keys in signed(count, read, settings):
+            words[start : start + len(counts)] = counts
             signatures.write(least.tobytes())
-            for file, own in zip(keys, banding.band_keys(least, *settings.bands)):
+            for file, own in zip(files, keys):
                 file.write(own.tobytes())
     return words
+
+
+def signed(
+    count: int, read: Callable[[int], str], settings: NearDuplicates
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields signatures and keys of some documents at a time, in order.
+
+    Yields:
+      the first document's number; int64 [n], the words of each; uint32 [n, num_permutations]; and
+      uint64 [bands, n], the keys.
+    """
+    permutations = minhash.permutations(settings.num_permutations, settings.seed)
+    for start, texts in _batches(count, read):
+        hashes, counts = shingles.word_hashes(texts)
+        least = minhash.minima(
+            *shingles.shingle_hashes(hashes, counts, settings.ngram), *permutations
+        )
+        yield start, counts, least, banding.band_keys(least, *settings.bands)
 
 
 def _batches(count: int, read: Callable[[int], str]) -> Iterator[tuple[int, list[str]]]:
@@ -190,10 +203,16 @@ class UnionFind:
         return item
 
 
-class _Search:
-    """The state of a search: which documents are together, and which stand for themselves."""
+class Search:
+    """The state of a search: which documents are together, and which stand for themselves.
+
+    Attributes:
+      components: of the documents, what is similar joined.
+      distinct: bool [documents], which of them still count: see `bands.equal_runs`.
+    """
 
     def __init__(self, read, settings: NearDuplicates, signatures: BinaryIO, words: np.ndarray):
+        """`read`, `settings` as for `near_duplicates`; the rest as `write_signatures` leaves it."""
         self._read = read
         self._settings = settings
         self._bands = settings.bands

@@ -1,10 +1,10 @@
 """One part of the raw files, read and filtered: what a worker does, and leaves in a folder.
 
-A part is some files that follow each other, or one. Its folder holds `documents.array_record`
-(records {"id", "text"}), `hashes.npy` (V16, of their contents), `bad.jsonl` (records that could
-not be read, with file, offset and reason) and `counts.json`. It appears whole, so that a run that
-was killed goes on with the parts that are missing; and it depends on nothing but its files and the
-configuration, so that any number of workers leave the same.
+A part is some files that follow each other, or a span of a large one. Its folder holds
+`documents.array_record` (records {"id", "text"}), `hashes.npy` (V16, of their contents),
+`bad.jsonl` (records that could not be read, with file, offset and reason) and `counts.json`. It
+appears whole, so that a run that was killed goes on with the parts that are missing; and it depends
+on nothing but its files and the configuration, so that any number of workers leave the same.
 """
 
 import json
@@ -15,34 +15,34 @@ from pathlib import Path
 import numpy as np
 
 from llm_jax.data import readers
-from llm_jax.data.cleaned import DOCUMENTS
+from llm_jax.data.cleaned import DOCUMENTS, DocumentRecords
 from llm_jax.data.dedup.exact import DIGEST, content_hash
 from llm_jax.data.manifest import sha256_of
 from llm_jax.data.pipeline.config import PipelineConfig
 from llm_jax.data.pipeline.filter import Filter
 
 COUNTS, HASHES, BAD = "counts.json", "hashes.npy", "bad.jsonl"
-# Files go into one part until it has so many bytes.
+# Files go into one part until it has so many bytes; a larger one is cut where it can be.
 PART_BYTES = 8 << 20
 # Of each rule the report shows so many documents of a part, with so many characters.
 SAMPLES, SAMPLE_CHARACTERS = 3, 300
 
 
-def divide(files) -> list[list]:
-    """Returns `readers.File`s in parts, in their order."""
+def divide(files) -> list[list[readers.Span]]:
+    """Returns the spans of `readers.File`s in parts, in their order."""
     parts, held = [], 0
     for file in files:
-        size = file.path.stat().st_size
-        if not parts or held + size > PART_BYTES:
-            parts.append([])
-            held = 0
-        parts[-1].append(file)
-        held += size
+        for span in readers.spans_of(file, PART_BYTES):
+            if not parts or held + span.size > PART_BYTES:
+                parts.append([])
+                held = 0
+            parts[-1].append(span)
+            held += span.size
     return parts
 
 
-def write_part(files, config: PipelineConfig, folder: Path) -> None:
-    """Reads and filters `files`, and leaves the part in `folder`, which is not there yet."""
+def write_part(spans, config: PipelineConfig, folder: Path) -> None:
+    """Reads and filters `spans`, and leaves the part in `folder`, which is not there yet."""
     from array_record.python import array_record_module
 
     partial = folder.with_name(folder.name + ".partial")
@@ -54,7 +54,7 @@ def write_part(files, config: PipelineConfig, folder: Path) -> None:
     )
     hashes, counts = [], Account()
     with (partial / BAD).open("w", encoding="utf-8") as bad:
-        for record in records(files, config):
+        for record in records(spans, config):
             if isinstance(record, readers.Bad):
                 counts.bad += 1
                 line = {"file": record.file, "offset": record.offset, "reason": record.reason}
@@ -68,18 +68,30 @@ def write_part(files, config: PipelineConfig, folder: Path) -> None:
                 hashes.append(content_hash(verdict.text))
     writer.close()
     np.save(partial / HASHES, np.array(hashes, DIGEST))
-    content = [sha256_of(file.path) for file in files]
+    content = [sha256_of(span.file.path) for span in spans if span.begin == 0]
     known = counts.as_dict() | {"sha256": content}
     (partial / COUNTS).write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     partial.rename(folder)
 
 
-def records(files, config: PipelineConfig):
-    """Yields `readers.Record` and `readers.Bad` of `files`."""
+def open_documents(folders: list[Path]) -> DocumentRecords:
+    """Returns the documents of parts, one behind the other."""
+    return DocumentRecords(
+        (folder / DOCUMENTS for folder in folders), [digests(folder).shape[0] for folder in folders]
+    )
+
+
+def digests(folder: Path) -> np.ndarray:
+    """Returns the hashes of a part's documents, V16 [n]."""
+    return np.load(folder / HASHES)
+
+
+def records(spans, config: PipelineConfig):
+    """Yields `readers.Record` and `readers.Bad` of `spans`."""
     columns = readers.Columns(config.data.text, config.data.id or None)
     limits = readers.Limits(max_record_bytes=config.data.max_record_bytes)
-    for file in files:
-        yield from readers.read_file(file, columns, limits=limits)
+    for span in spans:
+        yield from readers.read_span(span, columns, limits=limits)
 
 
 class Account:

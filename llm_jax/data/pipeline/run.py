@@ -1,4 +1,4 @@
-"""The whole pipeline: raw files -> parts, in any number of processes -> one `cleaned/`.
+"""The whole pipeline: raw files -> parts, in any number of places -> one `cleaned/`.
 
 A work directory holds `pipeline.json` (the configuration and the files), `parts/` while the run
 goes on, and at its end `cleaned/` (documents, manifest), `bad.jsonl`, `report.md`, `report.html`
@@ -9,12 +9,10 @@ files follows from the raw files and the configuration alone.
 import contextlib
 import fcntl
 import json
-import multiprocessing
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,29 +22,37 @@ from llm_jax.configuration import ConfigError, flatten, to_dict
 from llm_jax.data import readers
 from llm_jax.data.cleaned import DOCUMENTS, MANIFEST, DocumentRecords
 from llm_jax.data.dedup.exact import DIGEST, first_occurrences
-from llm_jax.data.dedup.lsh import near_duplicates
 from llm_jax.data.manifest import sha256_of
 from llm_jax.data.pipeline import report
 from llm_jax.data.pipeline.config import PipelineConfig
-from llm_jax.data.pipeline.parts import BAD, COUNTS, HASHES, divide, write_part
+from llm_jax.data.pipeline.local import Local, Runner
+from llm_jax.data.pipeline.parts import BAD, COUNTS, digests, divide, open_documents, write_part
 
 _COPIED_AT_ONCE = 256
 _COUNTS = ("data", "filter", "dedup")
 _PACKAGES = ("ftfy", "numpy", "py3langid")
 
 
-def clean(config: PipelineConfig, workdir: Path, say: Callable[[str], None]) -> dict:
+def clean(
+    config: PipelineConfig,
+    workdir: Path,
+    say: Callable[[str], None],
+    runner: Runner | None = None,
+) -> dict:
     """Runs the pipeline, or what of it is not done yet; returns the manifest.
 
     Args:
       config: what is read, and what is done to it.
       workdir: for all that it writes; made if missing.
       say: is given a line of progress now and then.
+      runner: where the work is done; None: in `config.workers` processes of this machine. What is
+        written is the same.
 
     Raises:
       ConfigError: no files, files or a configuration other than those that the directory was begun
         with, another run that writes there now, too many bad records, or nothing left.
     """
+    runner = runner or Local(config.workers)
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone(workdir):
         files = readers.files_of(config.data.path, unknown_as_text=config.data.unknown_as_text)
@@ -54,10 +60,10 @@ def clean(config: PipelineConfig, workdir: Path, say: Callable[[str], None]) -> 
         done = workdir / "cleaned" / MANIFEST
         if not done.exists():
             parts = workdir / "parts"
-            folders = _write_parts(divide(files), config, parts, say)
+            folders = _write_parts(divide(files), config, parts, say, runner)
             counts = _add_up(folders)
             _not_too_bad(counts, config, folders)
-            _write_cleaned(config, folders, counts, workdir, say)
+            _write_cleaned(config, folders, counts, workdir, say, runner)
             shutil.rmtree(parts)
         return json.loads(done.read_text())
 
@@ -98,42 +104,20 @@ def _what_counts(config: PipelineConfig) -> dict:
     return counting
 
 
-def _write_parts(parts, config: PipelineConfig, folder: Path, say) -> list[Path]:
+def _write_parts(parts, config: PipelineConfig, folder: Path, say, runner) -> list[Path]:
     """Returns the parts' folders, all of them whole."""
     folders = [folder / f"{number:05}" for number in range(len(parts))]
     missing = [number for number, path in enumerate(folders) if not path.exists()]
-    sizes = [sum(file.path.stat().st_size for file in part) for part in parts]
+    sizes = [sum(span.size for span in part) for part in parts]
     total, read, began = sum(sizes[number] for number in missing), 0, time.monotonic()
-    for number in _finished(missing, parts, config, folders):
+    jobs = {number: (parts[number], config, folders[number]) for number in missing}
+    for number in runner.each(write_part, jobs):
         read += sizes[number]
         seconds = time.monotonic() - began
         left = seconds * (total - read) / max(read, 1)
         say(f"read {read / 1e6:.1f} of {total / 1e6:.1f} MB, {read / 1e6 / seconds:.1f} MB/s, "
             f"{left:.0f} s left")  # fmt: skip
     return folders
-
-
-def _finished(missing, parts, config: PipelineConfig, folders):
-    """Yields the numbers of parts as they are written."""
-    if config.workers == 1:
-        for number in missing:
-            write_part(parts[number], config, folders[number])
-            yield number
-        return
-    # Not forked: a thread of this process may hold a lock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, mp_context=context) as pool:
-        jobs = {
-            pool.submit(write_part, parts[number], config, folders[number]): number
-            for number in missing
-        }
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                yield jobs[job]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _add_up(folders: list[Path]) -> dict:
@@ -167,11 +151,11 @@ def _not_too_bad(counts: dict, config: PipelineConfig, folders: list[Path]) -> N
         raise ConfigError(f"{config.data.path} has no records: give files with documents in them")
 
 
-def _write_cleaned(config, folders, counts, workdir: Path, say) -> None:
+def _write_cleaned(config, folders, counts, workdir: Path, say, runner) -> None:
     from array_record.python import array_record_module
 
-    documents = DocumentRecords(folder / DOCUMENTS for folder in folders)
-    kept = _distinct(config, folders, documents, counts, workdir / "parts" / "bands", say)
+    documents = open_documents(folders)
+    kept = _distinct(config, folders, documents, counts, workdir / "parts" / "bands", say, runner)
     partial = workdir / "cleaned.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -215,7 +199,9 @@ def _in_order(config: PipelineConfig, removed) -> list[str]:
     return [rule for rule in every if rule in removed]
 
 
-def _distinct(config, folders, documents: DocumentRecords, counts, bands: Path, say) -> np.ndarray:
+def _distinct(
+    config, folders, documents: DocumentRecords, counts, bands: Path, say, runner
+) -> np.ndarray:
     """Returns the numbers of the documents that repeat no earlier one; counts the others."""
     kept = np.arange(len(documents))
 
@@ -228,14 +214,17 @@ def _distinct(config, folders, documents: DocumentRecords, counts, bands: Path, 
         kept = kept[~again]
 
     if config.dedup.exact:
-        hashes = [np.load(folder / HASHES) for folder in folders]
-        remove("exact_duplicate", first_occurrences(np.concatenate(hashes).astype(DIGEST)))
+        hashes, end = np.empty(len(documents), DIGEST), 0
+        for folder in folders:
+            own = digests(folder)
+            hashes[end : end + len(own)] = own
+            end += len(own)
+        remove("exact_duplicate", first_occurrences(hashes))
+        del hashes
         say(f"{len(kept)} documents without exact duplicates")
     if config.dedup.near:
-
-        def read(number: int) -> str:
-            return documents.read(kept[number : number + 1])[0]["text"]
-
-        remove("near_duplicate", near_duplicates(len(kept), read, config.dedup.settings, bands))
+        remove(
+            "near_duplicate", runner.near_duplicates(kept, folders, config.dedup.settings, bands)
+        )
         say(f"{len(kept)} documents without near-duplicates")
     return kept

@@ -1,6 +1,7 @@
 """Readers: raw files in, records and bad records out, one after another and in bounded memory.
 
-`read` reads all files at a path, `files_of` lists them, `read_file` reads one. Bad data raise
+`read` reads all files at a path, `files_of` lists them, `read_file` reads one, `read_span` a part
+of a large one (`spans_of`). Bad data raise
 nothing: they come as `Bad`, with file, place and reason. Where the rest of a file cannot be read,
 the records before it stand, one `Bad` says what happened, and the next file follows.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from llm_jax.configuration import ConfigError
 from llm_jax.data.readers.files import File, files_of
 from llm_jax.data.readers.records import Bad, Columns, Limits, Record
+from llm_jax.data.readers.spans import Span, spans_of
 from llm_jax.data.readers.tables import read_arrow, read_parquet
 from llm_jax.data.readers.tar import read_tar
 from llm_jax.data.readers.text_lines import read_json_lines, read_table, read_text
@@ -70,3 +72,16 @@ def read_file(
     """Reads one file of `files_of`; `start` is an offset, what follows it is read."""
     items = _READERS[file.format](file.name, file.path, columns, limits, start=start)
     return (item for item in items if item.offset > start)
+
+
+def read_span(
+    span: Span, columns: Columns = Columns(), *, limits: Limits = Limits()
+) -> Iterator[Record | Bad]:
+    """Reads one of `spans_of`; those of a file together give what `read_file` does.
+
+    After damage within a parquet file the spans behind it are still read.
+    """
+    for item in read_file(span.file, columns, limits=limits, start=span.begin - 1):
+        if span.end is not None and item.offset >= span.end:
+            return
+        yield item

@@ -38,7 +38,7 @@ def read_parquet(
             names = _names(columns)
             for group in range(opened.num_row_groups):
                 about = opened.metadata.row_group(group)
-                if row + about.num_rows <= start:
+                if row + about.num_rows <= start + 1:
                     row += about.num_rows
                     continue
                 chunks = [about.column(i) for i in range(about.num_columns)]
@@ -73,7 +73,7 @@ def read_arrow(
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             _check(reader.schema, columns)
             for batch in reader:
-                if row + batch.num_rows <= start:
+                if row + batch.num_rows <= start + 1:
                     row += batch.num_rows
                     continue
                 made = 0

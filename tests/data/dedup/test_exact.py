@@ -1,7 +1,9 @@
+import random
+
 import numpy as np
 import pytest
 
-from llm_jax.data.dedup import content_hash, first_occurrences
+from llm_jax.data.dedup import content_hash, exact, first_occurrences
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,12 @@ def test_all_sixteen_bytes_count_zeros_too(differs_at):
 
 def test_none():
     assert first_occurrences([]).shape == (0,)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
+def test_sorting_in_parts_changes_nothing(monkeypatch, at_once):
+    monkeypatch.setattr(exact, "_SORTED_AT_ONCE", at_once)
+    drawn = random.Random(0)
+    texts = [str(drawn.randrange(60)) for _ in range(100)]
+    found = first_occurrences(map(content_hash, texts))
+    assert found.tolist() == [texts.index(text) for text in texts]

@@ -12,6 +12,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data.cleaned import DOCUMENTS, DocumentRecords, open_cleaned
 from llm_jax.data.pipeline import parts, run
 from llm_jax.data.pipeline.config import Deduplication, Filtering, PipelineConfig, Reading
+from llm_jax.data.readers import files_of
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "prstvz"]
 MAIL = "ann@example.org"
@@ -58,7 +59,8 @@ def files_in(workdir):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    """More of them than files."""
+    monkeypatch.setattr(parts, "PART_BYTES", 1500)
 
 
 def test_what_was_planted_is_thrown_away_and_counted(raw, tmp_path):
@@ -83,6 +85,13 @@ def test_two_workers_leave_the_bytes_that_one_does(raw, tmp_path, small_parts):
     assert files_in(tmp_path / "one") == files_in(tmp_path / "two")
 
 
+def test_the_size_of_a_part_changes_nothing(raw, tmp_path, monkeypatch):
+    clean(raw, tmp_path / "large")
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    clean(raw, tmp_path / "small")
+    assert files_in(tmp_path / "large") == files_in(tmp_path / "small")
+
+
 def test_a_run_that_was_stopped_goes_on_with_the_missing_parts(
     raw, tmp_path, small_parts, monkeypatch
 ):
@@ -100,7 +109,9 @@ def test_a_run_that_was_stopped_goes_on_with_the_missing_parts(
     with pytest.raises(KeyboardInterrupt):
         clean(raw, tmp_path / "run")
     clean(raw, tmp_path / "run")
-    assert written == ["00000", "00001", "00002", "stopped", "00003", "00004", "00005"]
+    numbers = [f"{number:05}" for number in range(len(parts.divide(files_of(raw))))]
+    assert len(numbers) > 6
+    assert written == [*numbers[:3], "stopped", *numbers[3:]]
     assert files_in(tmp_path / "run") == files_in(tmp_path / "whole")
     written.clear()
     clean(raw, tmp_path / "run")
