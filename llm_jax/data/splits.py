@@ -112,7 +112,10 @@ def _numbered(name: str, values: Sequence, count: int | None = None):
         raise ConfigError(f"{name} have the shape {values.shape}: give one for each example")
     if count is not None and len(values) != count:
         raise ConfigError(f"{len(values)} {name} for {count} labels: give one for each example")
-    names, numbers = np.unique(values, return_inverse=True)
+    try:
+        names, numbers = np.unique(values, return_inverse=True)
+    except TypeError:
+        raise ConfigError(f"{name} mix types, or some are None: give numbers or strings") from None
     return numbers, names.tolist()
 
 

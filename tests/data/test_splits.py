@@ -123,6 +123,7 @@ LABELS = [0] * 10 + [1] * 2
         ((LABELS, {}), "shares are {}"),
         ((LABELS, {"a": 1, "b": 0}), "give each split a number above 0"),
         ((LABELS, {"a": 1, "b": float("nan")}), "give each split a number above 0"),
+        ((["a", None, "a"], SHARES), "labels mix types, or some are None"),
         (([], SHARES), r"labels have the shape \(0,\)"),
         ((LABELS, SHARES), "class 1 has 2 members .* fewer than 3 splits: merge or drop it"),
         ((["x", "y"], {"a": 1, "b": 1}), "class 'x' has 1 members"),

@@ -1,7 +1,7 @@
 """Easy data augmentation (Wei and Zou 2019, arXiv:1901.11196): four edits of words.
 
-A share of 0.1 is the paper's alpha for most sizes; 0.05 for its smallest set's deletion. At least
-one word is edited, but in `RandomDeletion`, as the paper has it.
+`share` is the paper's alpha: 0.05 for up to 2,000 texts, 0.1 from 5,000 on (its table 3). At least
+one word is edited, but in `RandomDeletion`.
 """
 
 import dataclasses

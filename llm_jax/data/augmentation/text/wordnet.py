@@ -4,7 +4,6 @@ The files are `dict/` of the archives at wordnet.princeton.edu, /usr/share/wordn
 package wordnet-base, or any wordnet in the same format.
 """
 
-import functools
 from pathlib import Path
 
 from llm_jax.configuration import ConfigError
@@ -15,7 +14,7 @@ _PARTS = ("noun", "verb", "adj", "adv")
 class WordNet:
     """Words that share a synset, of all parts of speech; base forms only ("car", not "cars").
 
-    The index is held (about 40 MB for English), synsets are read when they are asked for.
+    The index is held (about 40 MB for English), synsets are read when they are first asked for.
     """
 
     def __init__(self, directory: str | Path):
@@ -26,6 +25,7 @@ class WordNet:
         """
         self._directory = Path(directory)
         self._index: dict[str, list[tuple[str, int]]] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
         parts = [part for part in _PARTS if (self._directory / f"index.{part}").is_file()]
         if not parts:
             raise ConfigError(f"{directory} holds no WordNet: give the folder with index.noun")
@@ -37,7 +37,6 @@ class WordNet:
     def __contains__(self, word: str) -> bool:
         return word in self._index
 
-    @functools.lru_cache(maxsize=1 << 16)  # noqa: B019
     def synonyms(self, word: str) -> tuple[str, ...]:
         """Returns the other words of the synsets of `word`, sorted.
 
@@ -48,9 +47,13 @@ class WordNet:
         Raises:
           ConfigError: the index points at what is no synset.
         """
-        synsets = [set(self._synset(*place)) for place in self._index.get(word, ())]
-        found = set().union(*(synset for synset in synsets if word in synset))
-        return tuple(sorted(found - {word}))
+        if word not in self._index:
+            return ()
+        if word not in self._known:
+            synsets = [set(self._synset(*place)) for place in self._index[word]]
+            found = set().union(*(synset for synset in synsets if word in synset))
+            self._known[word] = tuple(sorted(found - {word}))
+        return self._known[word]
 
     def _read_index(self, part: str) -> None:
         path = self._directory / f"index.{part}"
