@@ -37,5 +37,6 @@ def test_a_cluster_leaves_the_same_bytes(raw, tmp_path, cluster, monkeypatch):  
 def test_what_a_task_refuses_reaches_the_user(raw, tmp_path, cluster):  # noqa: F811
     words = tmp_path / "words.txt"
     config = config_of(raw, filter=Filtering(words=(str(words),)))
-    with pytest.raises(ConfigError, match="words.txt"):
+    with pytest.raises(ConfigError, match="words.txt") as caught:
         run.clean(config, tmp_path / "run", print, cluster)
+    assert "\n" not in str(caught.value)
