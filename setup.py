@@ -47,6 +47,7 @@ EXTRAS = {
         "peft==0.21.2",
         "datasketch==2.0.0",
         "xxhash>=3.5",
+        "datasets>=5.2",
     ],
     "cluster": ["ray>=2.50"],
     "gguf": ["gguf>=0.19"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from llm_jax.data.record_writer import record_writer
 from llm_jax.data.sources import SPLITS, Source
 
 # A long document is stored in parts of at most this many characters, so that neither a record nor
@@ -79,8 +80,6 @@ def write_documents(source: Source, directory: Path) -> None:
     The files are those of the builder's own `download_and_prepare`, which holds all examples in
     memory to sort them by keys that ascend already.
     """
-    from array_record.python import array_record_module
-
     builder = TextDocuments(source=source, data_dir=str(directory), file_format="array_record")
     folder, features, splits = Path(builder.data_path), builder.info.features, []
     folder.mkdir(parents=True)
@@ -91,12 +90,11 @@ def write_documents(source: Source, directory: Path) -> None:
         )  # fmt: skip
         count, size = 0, 0
         path = template.sharded_filepath(shard_index=0, num_shards=1)
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for _, example in examples:
-            record = features.serialize_example(features.encode_example(example))
-            writer.write(record)
-            count, size = count + 1, size + len(record)
-        writer.close()
+        with record_writer(path, "group_size:1") as writer:
+            for _, example in examples:
+                record = features.serialize_example(features.encode_example(example))
+                writer.write(record)
+                count, size = count + 1, size + len(record)
         splits.append(
             tfds.core.SplitInfo(
                 name=split, shard_lengths=[count], num_bytes=size, filename_template=template

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_jax.data.record_writer import record_writer
+
 _FLUSH_TOKENS = 1 << 22
 
 
@@ -52,14 +54,11 @@ def pack(pieces: Iterable[np.ndarray], length: int, overlap: int = 1) -> Iterato
 
 def write_rows(path: Path, rows: Iterable[np.ndarray], dtype: np.dtype) -> int:
     """Writes each row as one record and returns their number."""
-    from array_record.python import array_record_module
-
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     count = 0
-    for row in rows:
-        writer.write(row.astype(dtype).tobytes())
-        count += 1
-    writer.close()
+    with record_writer(path) as writer:
+        for row in rows:
+            writer.write(row.astype(dtype).tobytes())
+            count += 1
     return count
 
 

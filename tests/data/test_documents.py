@@ -1,12 +1,14 @@
 """Documents on disk: written one at a time, read back in their order."""
 
 import dataclasses
+import errno
 import json
 import tracemalloc
 
+import numpy as np
 import pytest
 
-from llm_jax.data import cleaned, documents
+from llm_jax.data import cleaned, documents, packing
 from llm_jax.data.sources import Document
 
 
@@ -33,6 +35,14 @@ def test_writing_holds_one_document_not_all(tmp_path):
     texts = [text for _, text in documents.read_documents(tmp_path / "all", "train")]
     assert texts == [document.text for document in Source(150).documents("train")]
     assert len(list(documents.read_documents(tmp_path / "all", "validation"))) == 2
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "rows").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        packing.write_rows(tmp_path / "rows", [np.arange(9)], np.dtype("<u2"))
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "rows")
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -19,8 +19,11 @@ from llm_jax.data.pipeline.parts import digests
 
 # Tasks that are handed to Ray at a time, so that its queue does not grow with the input.
 _IN_FLIGHT = 4096
-# A partition of the shuffle gets about so many documents' keys.
-_PARTITION_DOCUMENTS = 1 << 16
+# The shuffle makes blocks times partitions objects: at most so many blocks of parts, and partitions
+# for about so many documents' keys each (about 460 bytes a document; few are made in any case).
+_BLOCKS = 4096
+_PARTITION_DOCUMENTS = 1 << 21
+_PARTITIONS = 64
 
 
 class Cluster:
@@ -63,12 +66,14 @@ class Cluster:
     def near_duplicates(
         self, kept: np.ndarray, folders: list[Path], settings: NearDuplicates, directory: Path
     ) -> np.ndarray:
-        """See `llm_jax.data.pipeline.local.Runner`; a block of the shuffle is a part."""
+        """See `llm_jax.data.pipeline.local.Runner`; a block of the shuffle is some parts."""
         counts = [len(digests(folder)) for folder in folders]
-        ends = np.searchsorted(kept, np.cumsum(counts))
+        group = -(-len(folders) // _BLOCKS)
+        last = np.minimum(np.arange(group, len(folders) + group, group), len(folders))
+        ends = np.searchsorted(kept, np.cumsum(counts)[last - 1])
         begins = np.concatenate(([0], ends[:-1]))
-        blocks = [number for number in range(len(folders)) if begins[number] < ends[number]]
-        partitions = max(1, -(-len(kept) // _PARTITION_DOCUMENTS), min(len(blocks), 64))
+        blocks = [number for number in range(len(ends)) if begins[number] < ends[number]]
+        partitions = max(1, -(-len(kept) // _PARTITION_DOCUMENTS), min(len(blocks), _PARTITIONS))
         directory.mkdir(parents=True, exist_ok=True)
         layout = self._ray.put(_Layout(kept, begins, ends, folders, counts, directory))
         sign = self._ray.remote(num_returns=partitions)(_sign)

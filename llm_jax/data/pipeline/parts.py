@@ -20,6 +20,7 @@ from llm_jax.data.dedup.exact import DIGEST, content_hash
 from llm_jax.data.manifest import sha256_of
 from llm_jax.data.pipeline.config import PipelineConfig
 from llm_jax.data.pipeline.filter import Filter
+from llm_jax.data.record_writer import record_writer
 
 COUNTS, HASHES, BAD = "counts.json", "hashes.npy", "bad.jsonl"
 # Files go into one part until it has so many bytes; a larger one is cut where it can be.
@@ -43,17 +44,15 @@ def divide(files) -> list[list[readers.Span]]:
 
 def write_part(spans, config: PipelineConfig, folder: Path) -> None:
     """Reads and filters `spans`, and leaves the part in `folder`, which is not there yet."""
-    from array_record.python import array_record_module
-
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     judge = Filter(config.filter)
-    writer = array_record_module.ArrayRecordWriter(
-        str(partial / DOCUMENTS), "group_size:1,uncompressed"
-    )
     hashes, counts = [], Account()
-    with (partial / BAD).open("w", encoding="utf-8") as bad:
+    with (
+        record_writer(partial / DOCUMENTS) as writer,
+        (partial / BAD).open("w", encoding="utf-8") as bad,
+    ):
         for record in records(spans, config):
             if isinstance(record, readers.Bad):
                 counts.bad += 1
@@ -66,7 +65,6 @@ def write_part(spans, config: PipelineConfig, folder: Path) -> None:
                 document = {"id": record.id, "text": verdict.text}
                 writer.write(json.dumps(document, ensure_ascii=False).encode())
                 hashes.append(content_hash(verdict.text))
-    writer.close()
     np.save(partial / HASHES, np.array(hashes, DIGEST))
     content = [sha256_of(span.file.path) for span in spans if span.begin == 0]
     known = counts.as_dict() | {"sha256": content}

@@ -27,6 +27,7 @@ from llm_jax.data.pipeline import report
 from llm_jax.data.pipeline.config import PipelineConfig
 from llm_jax.data.pipeline.local import Local, Runner
 from llm_jax.data.pipeline.parts import BAD, COUNTS, digests, divide, open_documents, write_part
+from llm_jax.data.record_writer import record_writer
 
 _COPIED_AT_ONCE = 256
 _COUNTS = ("data", "filter", "dedup")
@@ -57,14 +58,13 @@ def clean(
     with _alone(workdir):
         files = readers.files_of(config.data.path, unknown_as_text=config.data.unknown_as_text)
         _same_as_before(workdir / "pipeline.json", config, files)
-        done = workdir / "cleaned" / MANIFEST
+        done, parts = workdir / "cleaned" / MANIFEST, workdir / "parts"
         if not done.exists():
-            parts = workdir / "parts"
             folders = _write_parts(divide(files), config, parts, say, runner)
             counts = _add_up(folders)
             _not_too_bad(counts, config, folders)
             _write_cleaned(config, folders, counts, workdir, say, runner)
-            shutil.rmtree(parts)
+        shutil.rmtree(parts, ignore_errors=True)
         return json.loads(done.read_text())
 
 
@@ -84,7 +84,9 @@ def _same_as_before(path: Path, config: PipelineConfig, files) -> None:
     asked = _what_counts(config)
     asked["files"] = {file.name: file.path.stat().st_size for file in files}
     if not path.exists():
-        path.write_text(json.dumps(asked, indent=1, sort_keys=True) + "\n")
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asked, indent=1, sort_keys=True) + "\n")
+        partial.rename(path)
         return
     before, asked = flatten(json.loads(path.read_text())), flatten(asked)
     differing = [key for key in sorted(before.keys() | asked.keys()) if
@@ -152,22 +154,17 @@ def _not_too_bad(counts: dict, config: PipelineConfig, folders: list[Path]) -> N
 
 
 def _write_cleaned(config, folders, counts, workdir: Path, say, runner) -> None:
-    from array_record.python import array_record_module
-
     documents = open_documents(folders)
     kept = _distinct(config, folders, documents, counts, workdir / "parts" / "bands", say, runner)
     partial = workdir / "cleaned.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     size = 0
-    writer = array_record_module.ArrayRecordWriter(
-        str(partial / DOCUMENTS), "group_size:1,uncompressed"
-    )
-    for start in range(0, len(kept), _COPIED_AT_ONCE):
-        for document in documents.read(kept[start : start + _COPIED_AT_ONCE]):
-            size += len(document["text"].encode())
-            writer.write(json.dumps(document, ensure_ascii=False).encode())
-    writer.close()
+    with record_writer(partial / DOCUMENTS) as writer:
+        for start in range(0, len(kept), _COPIED_AT_ONCE):
+            for document in documents.read(kept[start : start + _COPIED_AT_ONCE]):
+                size += len(document["text"].encode())
+                writer.write(json.dumps(document, ensure_ascii=False).encode())
     with (workdir / "bad.jsonl").open("w", encoding="utf-8") as bad:
         for folder in folders:
             bad.write((folder / BAD).read_text(encoding="utf-8"))
