@@ -121,6 +121,8 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
     }
     if config.packing != "split":  # which older data do not tell
         inputs["packing"] = config.packing
+    if objective.kind == "text" and objective.by_document:
+        inputs["by_document"] = True
     if config.source in ("stdlib", "functions"):
         inputs["python"] = platform.python_version()
     return inputs
