@@ -6,10 +6,13 @@ Time:      196 s of training on two noisy Xeon cores
 Result:    5.254 nats per hidden token on the held-out modules, perplexity 191; the pieces' own
            frequencies give 5.991 (2026-11-22)
 
-Masks are drawn anew every time (RoBERTa); --config.objective.whole_word=true hides whole words.
-The encoder is BERT's, with learned positions and post-norm blocks.
+Masks are drawn anew every time (RoBERTa); --config.objective.static_copies=10 keeps ten of each
+row (BERT); --config.objective.unit=word hides whole words, =span runs of them (SpanBERT). The
+encoder is BERT's, with learned positions and post-norm blocks.
 
-Variants: `tiny` trains in seconds; `base` and `large` are BERT's published sizes, for accelerators,
+Variants: `tiny` trains in seconds; `pairs` asks besides whether the second sentence of a pair
+belongs behind the first (BERT's next-sentence prediction; --config.objective.pair_task=order is
+ALBERT's); `base` and `large` are BERT's published sizes, for accelerators,
 on the user's own text (--config.data.path=DIR): no result is claimed for them.
 """
 
@@ -21,12 +24,17 @@ SIZES = {"base": "bert-base-uncased", "large": "bert-large-uncased"}
 
 
 def get_config(variant: str = ""):
-    """Returns the configuration; `variant` is "", "tiny", "base" or "large"."""
-    if variant not in ("", "tiny", *SIZES):
-        raise ValueError(f"variant {variant!r} is unknown: give none, 'tiny', 'base' or 'large'")
-    config = default_config("bert", "masked_lm")
+    """Returns the configuration; `variant` is "", "tiny", "pairs", "base" or "large"."""
+    if variant not in ("", "tiny", "pairs", *SIZES):
+        raise ValueError(
+            f"variant {variant!r} is unknown: give none, 'tiny', 'pairs', 'base' or 'large'"
+        )
+    config = default_config("bert", "next_sentence" if variant == "pairs" else "masked_lm")
     config.model.head, config.model.pooler = "masked_lm", False
     config.model.token_types = 0
+    if variant == "pairs":
+        config.model.head, config.model.pooler = "pretraining", True
+        config.model.token_types = 2
     if variant in SIZES:
         # Devlin et al. 2018, appendix A.2, with rows of 512 throughout.
         config.model.update(PRESETS[SIZES[variant]] | {"attention_dropout_rate": 0.0})

@@ -138,7 +138,10 @@ class ImageRows:
       split: "train", whose images are augmented, or "validation".
       manifest: of the directory.
       documents, bytes: number of images and of their bytes.
+      static_copies: 0, each crop is new.
     """
+
+    static_copies = 0
 
     def __init__(self, directory: Path, split: str, manifest: Manifest, objective):
         """Opens the split in `directory`; `open_split` is the way in."""

@@ -5,8 +5,9 @@ mixtures see `llm_jax.data.order`), and the global batch of step `s` is what sta
 `s*B .. (s+1)*B - 1` of that stream. A process reads the block of it that is its own, so the global
 batch does not depend on how many processes there are, and starting at any step costs the same. What
 chance does to an example (masks, crops) is drawn from a generator of (seed, its place in the
-stream). A run may leave batches out: the steps behind them take the batches that follow, as if
-those had never been there.
+stream); where an objective's masks are static, of (seed, its index, one of their copies in turn). A
+run may leave batches out: the steps behind them take the batches that follow, as if those had never
+been there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ class Rows(Protocol):
     """The examples of a split; see `llm_jax.data.rows`."""
 
     split: str
+    static_copies: int  # generators that an example has for good; 0: a new one each time
 
     def __len__(self) -> int: ...
 
@@ -91,8 +93,11 @@ def batches(
 
     def read(step: int) -> dict[str, np.ndarray]:
         places = position(step, skipped) * batch_size + example_ids.astype(np.int64)
-        randoms = _Generators(f"example {seed}", places)
-        return rows.take(order(places), randoms) | {"example_ids": example_ids.copy()}
+        indices, draws = order(places), f"example {seed}"
+        if copies := rows.static_copies:
+            places, draws = indices * copies + places // len(rows) % copies, f"static {seed}"
+        randoms = _Generators(draws, places)
+        return rows.take(indices, randoms) | {"example_ids": example_ids.copy()}
 
     dataset = grain.MapDataset.range(start_step, _ENDLESS).map(read)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)

@@ -72,6 +72,7 @@ class MixedRows:
         self.documents: int = manifest.documents[split]
         self.bytes: int = manifest.bytes[split]
         self.tokens: int = manifest.tokens[split]
+        self.static_copies: int = next(iter(parts.values())).static_copies
         self._begins = np.cumsum([0, *(len(rows) for rows in parts.values())])
 
     def __len__(self) -> int:

@@ -17,6 +17,9 @@ from llm_jax.data.record_writer import record_writer
 
 _FLUSH_TOKENS = 1 << 22
 
+# Of a record of one document's sentences: the document's number comes first, in two parts.
+HEADER = 2
+
 
 def token_dtype(vocab_size: int) -> np.dtype:
     """Returns the smallest little-endian unsigned type for ids below `vocab_size`."""
@@ -50,6 +53,51 @@ def pack(pieces: Iterable[np.ndarray], length: int, overlap: int = 1) -> Iterato
     stream = np.concatenate(pending) if pending else np.zeros(0, np.uint16)
     for start in range(0, len(stream) - overlap, stride):
         yield stream[start : start + length]
+
+
+def pack_sentences(
+    parts: Iterable[tuple[int, list[int]]], length: int, line_ends: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Cuts each document into records of whole sentences; a longer sentence is cut itself.
+
+    Args:
+      parts: (number, token ids) of the parts of documents in turn; part 0 begins a document.
+      length: tokens of a record, its header included.
+      line_ends: bool [vocabulary]; a sentence or a line ends with the piece.
+
+    Yields:
+      int64 arrays of the header (`document_numbers` reads it) and at least two tokens.
+    """
+    most = length - HEADER
+    for number, tokens in enumerate(_documents(parts)):
+        ends = 1 + np.flatnonzero(line_ends[tokens])
+        start = 0
+        while start < len(tokens):
+            stop = min(start + most, len(tokens))
+            if stop < len(tokens):
+                last = np.searchsorted(ends, stop, side="right") - 1
+                if last >= 0 and ends[last] >= start + 2:
+                    stop = int(ends[last])
+            if stop - start >= 2:
+                header = [number & 0xFFFF, number >> 16]
+                yield np.concatenate([header, tokens[start:stop]])
+            start = stop
+
+
+def _documents(parts: Iterable[tuple[int, list[int]]]) -> Iterator[np.ndarray]:
+    pieces: list[list[int]] = []
+    for part, ids in parts:
+        if part == 0 and pieces:
+            yield np.concatenate(pieces).astype(np.int64)
+            pieces = []
+        pieces.append(ids)
+    if pieces:
+        yield np.concatenate(pieces).astype(np.int64)
+
+
+def document_numbers(records: np.ndarray) -> np.ndarray:
+    """Returns the number [n] of each record's document, of `pack_sentences`' records [n, W]."""
+    return records[:, 0] + (records[:, 1].astype(np.int64) << 16)
 
 
 def write_rows(path: Path, rows: Iterable[np.ndarray], dtype: np.dtype) -> int:

@@ -121,6 +121,13 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
     }
     if config.packing != "split":  # which older data do not tell
         inputs["packing"] = config.packing
+    if objective.kind == "text" and objective.by_document:
+        if config.packing != "split":
+            raise ConfigError(
+                f"data.packing is {config.packing!r}, but objective.name {objective.name!r} cuts "
+                "each document by itself: leave it out"
+            )
+        inputs["by_document"] = True
     if config.source in ("stdlib", "functions"):
         inputs["python"] = platform.python_version()
     return inputs

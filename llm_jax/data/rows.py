@@ -36,6 +36,7 @@ class _Records:
         self.bytes: int = manifest.bytes[split]
         self.tokens: int = manifest.tokens[split]
         self._length: int = manifest.rows[split]
+        self.static_copies = 0
         self._dtype, self._width = packing.token_dtype(manifest.vocab_size), width
         self._reader = array_record_module.ArrayRecordReader(
             str(path), "readahead_buffer_size:0,max_parallelism:0"
@@ -78,13 +79,26 @@ class TokenRows(_Records):
       manifest: of the directory.
       sequence_length: inputs in a row, T.
       documents, bytes, tokens: the split's documents, UTF-8 bytes, and tokens with one EOS each.
+      static_copies: of the objective.
     """
 
     def __init__(self, path: Path, split: str, manifest: Manifest, objective, vocabulary):
-        """Opens the token file at `path`; `open_split` is the way in."""
+        """Opens the token file at `path`; `open_split` is the way in.
+
+        Raises:
+          ConfigError: an objective that needs other documents, and less than two of them.
+        """
         self._objective, self._vocabulary = objective, vocabulary
         self._cross = bool(manifest.inputs["cross_document_attention"])
         super().__init__(path, split, manifest, objective.record_length(manifest.sequence_length))
+        self.static_copies = objective.static_copies
+        if objective.needs_others:
+            ends = packing.document_numbers(self._rows([0, len(self) - 1])[0]) if len(self) else []
+            if len(set(ends)) < 2:
+                raise ConfigError(
+                    f"the {split} split has one document with sentences, and objective.name "
+                    f"{objective.name!r} takes a wrong one from another: give more documents"
+                )
 
     def amount(self) -> str:
         """Says how many examples there are."""
@@ -102,6 +116,10 @@ class TokenRows(_Records):
           `packing.unpack`.
         """
         rows, lengths = self._rows(indices)
+        others = None
+        if self._objective.needs_others:
+            randoms = list(randoms)  # each goes on where it has chosen the other record
+            others = self._others(packing.document_numbers(rows), randoms)
         return self._objective.batch(
             rows,
             lengths,
@@ -109,7 +127,18 @@ class TokenRows(_Records):
             self._vocabulary,
             self.sequence_length,
             cross_document_attention=self._cross,
+            others=others,
         )
+
+    def _others(self, numbers: np.ndarray, randoms) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a record by chance for each of the documents `numbers`, of another document."""
+        found = np.zeros(len(numbers), np.int64)
+        wanted = np.arange(len(numbers))
+        while len(wanted):
+            found[wanted] = [randoms[place].integers(len(self)) for place in wanted]
+            same = packing.document_numbers(self._rows(found[wanted])[0]) == numbers[wanted]
+            wanted = wanted[same]
+        return self._rows(found)
 
 
 class PairRows(_Records):

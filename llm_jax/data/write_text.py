@@ -13,6 +13,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data import best_fit, documents, packing
 from llm_jax.data.config import DataConfig
 from llm_jax.data.manifest import FORMAT, Manifest, sha256_of
+from llm_jax.data.objectives import Vocabulary
 from llm_jax.data.prepare import inputs_of, token_file
 from llm_jax.data.sources import SPLITS
 from llm_jax.data.tokenizers import FILES, load_tokenizer, train_tokenizer
@@ -144,7 +145,9 @@ def _write_rows(config: DataConfig, tokenizer, objective, directory: Path) -> di
             continue
         encoded = _Encoded(documents.read_documents(directory / "documents", split), tokenizer)
         length = objective.record_length(config.sequence_length)
-        if config.packing == "best_fit":
+        if objective.by_document:
+            rows = packing.pack_sentences(encoded, length, Vocabulary.of(tokenizer).line_ends)
+        elif config.packing == "best_fit":
             rows = best_fit.pack(encoded, length, bos_id=bos_id, eos_id=eos_id)
         else:
             rows = packing.pack(_stream(encoded, bos_id, eos_id, dtype), length, objective.overlap)

@@ -186,7 +186,7 @@ def _check(folder: Folder, config, entries, shapes) -> None:
                 optional.add(name)
     family = _family(config)
     ignored = re.compile("|".join(family.IGNORED) or r"(?!)")
-    there = {name for name in folder.names() if not ignored.fullmatch(name)}
+    there = {name for name in folder.names() if name in expected or not ignored.fullmatch(name)}
     for name, original in getattr(family, "COPIES", {}).items():
         if name not in there or name in expected:
             continue

@@ -1,4 +1,4 @@
-"""Names of BERT, RoBERTa and DistilBERT in `transformers`: bare models and masked-LM models."""
+"""Names of BERT, RoBERTa and DistilBERT in `transformers`: bare, masked-LM and pretraining ones."""
 
 from llm_jax.configuration import ConfigError
 from llm_jax.interop.options import ACTIVATIONS, activation, demand, demand_defaults
@@ -8,7 +8,8 @@ from llm_jax.models import bert
 MODEL_TYPES = ("bert", "roberta", "distilbert")
 CONFIG = bert.Config
 # Buffers, tied copies, and what stands beside a masked-LM head in files of pretraining: the pooler
-# and the next-sentence head, which `transformers`' masked-LM models leave out as well.
+# and the next-sentence head, which `transformers`' masked-LM models leave out as well. Those of
+# BertForPreTraining are parameters.
 IGNORED = (
     r"(.+\.)?embeddings\.(position_ids|token_type_ids)",
     r"cls\.predictions\.decoder\.(weight|bias)",
@@ -18,8 +19,9 @@ IGNORED = (
     r"(bert|roberta)\.pooler\.dense\.(weight|bias)",
 )
 
+# By `head`, in its order.
 ARCHITECTURES = {
-    "bert": ("BertModel", "BertForMaskedLM"),
+    "bert": ("BertModel", "BertForMaskedLM", "BertForPreTraining"),
     "roberta": ("RobertaModel", "RobertaForMaskedLM"),
     "distilbert": ("DistilBertModel", "DistilBertForMaskedLM"),
 }
@@ -32,7 +34,8 @@ def read_config(hf: dict) -> bert.Config:
     if len(architectures) != 1 or architectures[0] not in ARCHITECTURES[kind]:
         known = " or ".join(ARCHITECTURES[kind])
         raise ConfigError(f"config.json: architectures is {list(architectures)}: known is {known}")
-    masked = architectures[0] == ARCHITECTURES[kind][1]
+    head = bert.HEADS[ARCHITECTURES[kind].index(architectures[0])]
+    masked = head != "none"
     demand(hf, {
         "is_decoder": False, "add_cross_attention": False,
         "position_embedding_type": "absolute", "sinusoidal_pos_embds": False,
@@ -40,7 +43,7 @@ def read_config(hf: dict) -> bert.Config:
     if masked:
         demand(hf, {"tie_word_embeddings": True})
     shared = {
-        "head": "masked_lm" if masked else "none",
+        "head": head,
         "init_std": hf.get("initializer_range", 0.02),
         "max_positions": hf.get("max_position_embeddings", 512),
         "vocab_size": hf["vocab_size"],
@@ -68,7 +71,7 @@ def read_config(hf: dict) -> bert.Config:
         mlp_size=hf["intermediate_size"],
         token_types=hf.get("type_vocab_size", 2),
         padding_id=hf.get("pad_token_id", 1) if kind == "roberta" else None,
-        pooler=not masked,
+        pooler=head != "masked_lm",
         dropout_rate=hf.get("hidden_dropout_prob", 0.1),
         attention_dropout_rate=hf.get("attention_probs_dropout_prob", 0.1),
         layer_norm_epsilon=hf.get("layer_norm_eps", 1e-12),
@@ -85,7 +88,7 @@ def kind_of(config: bert.Config) -> str:
     """
     choices = ("positions", "window", "attention_pattern")
     demand_defaults(config, bert.Config(), choices, "BERT")
-    masked = config.head == "masked_lm"
+    masked = config.head != "none"
     kind = "roberta" if config.padding_id is not None else "bert"
     if not config.token_types and config.padding_id is None:
         kind = "distilbert"
@@ -101,19 +104,28 @@ def kind_of(config: bert.Config) -> str:
             f"a masked-LM RoBERTa has model.activation='gelu' only, this one "
             f"{config.activation!r}: it cannot be written as one"
         )
-    if config.pooler != (kind != "distilbert" and not masked):
+    if config.head == "pretraining" and kind != "bert":
         raise ConfigError(
-            f"{ARCHITECTURES[kind][masked]} has model.pooler={not config.pooler} only: this model "
+            f"a BERT alone has model.head='pretraining', this one would be a {kind}: it cannot be "
+            "written as one"
+        )
+    if config.pooler != (kind != "distilbert" and config.head != "masked_lm"):
+        raise ConfigError(
+            f"{_architecture(kind, config)} has model.pooler={not config.pooler} only: this model "
             "cannot be written as one"
         )
     return kind
+
+
+def _architecture(kind: str, config: bert.Config) -> str:
+    return ARCHITECTURES[kind][bert.HEADS.index(config.head)]
 
 
 def write_config(config: bert.Config) -> dict:
     """Returns the config.json of a Config; `ConfigError` as `kind_of`."""
     kind = kind_of(config)
     shared = {
-        "architectures": [ARCHITECTURES[kind][config.head == "masked_lm"]],
+        "architectures": [_architecture(kind, config)],
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_positions,
@@ -164,7 +176,7 @@ _HEADS = {
 def table(config: bert.Config) -> list[Entry]:
     """Returns the entries; a bare model's names have no prefix."""
     kind = kind_of(config)
-    masked = config.head == "masked_lm"
+    masked = config.head != "none"
     root = f"{kind}." if masked else ""
     rows = Layout(rows=config.vocab_size)
     entries = [
@@ -192,7 +204,9 @@ def table(config: bert.Config) -> list[Entry]:
         (block_norms[1], "layers/mlp_norm"),
     ]
     if config.pooler:
-        dense.append(("pooler.dense", "pooler", linear()))
+        dense.append((root + "pooler.dense", "pooler", linear()))
+    if config.head == "pretraining":
+        dense.append(("cls.seq_relationship", "head_pair", linear()))
     if masked:
         transform, norm, bias = _HEADS[kind]
         dense.append((transform, "head_transform", linear()))

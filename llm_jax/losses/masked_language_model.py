@@ -1,5 +1,6 @@
-"""The objective of BERT: the tokens behind a mask."""
+"""The objectives of BERT: the tokens behind a mask, and whether two sentences belong together."""
 
+import jax
 import jax.numpy as jnp
 
 from llm_jax.losses.cross_entropy import cross_entropy_from_hidden
@@ -15,25 +16,68 @@ def masked_token_loss(model, params, batch, *, dropout_key=None, config: LossCon
       model: a `llm_jax.models.Model` of the family bert with a head for masked tokens.
       params: its parameters.
       batch: tokens, segment_ids, positions int32 [B, T]; picked, targets int32 [B, P], weights
-        float32 [B, P]; optionally example_ids int32 [B].
+        float32 [B, P]; optionally token_types int32 [B, T] and example_ids int32 [B].
       dropout_key: turns dropout on.
       config: the objective.
 
     Returns:
       `((loss_sum, weight_sum), {"nll": nats})`, float32 scalars.
     """
-    inputs = {name: batch[name] for name in ("segment_ids", "positions")}
+    outputs = _outputs(model, params, batch, dropout_key)
+    loss, weight, nll = _of_tokens(model, params, batch, outputs, config)
+    return (loss, weight), {"nll": nll}
+
+
+def sentence_pair_loss(
+    model, params, batch, *, dropout_key=None, config: LossConfig = LossConfig()
+):
+    """`masked_token_loss`, and the cross-entropy of the pairs' labels beside it.
+
+    The sum of the paper's two means (section 3.1) where rows have equally many picked tokens; else
+    a pair counts as its row's tokens do, so that the sum is divided by one weight.
+
+    Args:
+      model: a `llm_jax.models.Model` of the family bert with the head "pretraining".
+      params: its parameters.
+      batch: as there, with token_types int32 [B, T], labels int32 [B] and label_weights float32
+        [B].
+      dropout_key: turns dropout on.
+      config: the objective; its label smoothing is of tokens.
+
+    Returns:
+      `((loss_sum, weight_sum), {"nll": nats of tokens, "accuracy": of the pairs})`, float32
+      scalars.
+    """
+    outputs = _outputs(model, params, batch, dropout_key)
+    loss, weight, nll = _of_tokens(model, params, batch, outputs, config)
+    scores = jax.nn.log_softmax(outputs["seq_relationship_logits"])
+    labels = batch["labels"][:, None]
+    pairs = -jnp.take_along_axis(scores, labels, axis=1)[:, 0]
+    right = jnp.argmax(scores, axis=1) == batch["labels"]
+    weights = jnp.sum(batch["weights"], axis=1) * batch["label_weights"]
+    sums = {"nll": nll, "accuracy": jnp.sum(right * weights)}
+    return (loss + jnp.sum(pairs * weights), weight), sums
+
+
+def _outputs(model, params, batch, dropout_key) -> dict:
+    inputs = {
+        name: batch[name] for name in ("segment_ids", "positions", "token_types") if name in batch
+    }
     if model.config.padding_id is not None:  # RoBERTa counts positions from behind the padding
         inputs["positions"] = inputs["positions"] + model.config.padding_id + 1
-    states = model.apply(
+    return model.apply(
         params,
         batch["tokens"],
         dropout_key=dropout_key,
         example_ids=batch.get("example_ids"),
         **inputs,
-    )["transformed"]
-    loss, weight, nll = cross_entropy_from_hidden(
-        jnp.take_along_axis(states, batch["picked"][..., None], axis=1),
+    )
+
+
+def _of_tokens(model, params, batch, outputs, config: LossConfig):
+    """Returns the sums of loss, weight and nats of the picked tokens."""
+    return cross_entropy_from_hidden(
+        jnp.take_along_axis(outputs["transformed"], batch["picked"][..., None], axis=1),
         model.output_embedding(params),
         batch["targets"],
         batch["weights"],
@@ -43,4 +87,3 @@ def masked_token_loss(model, params, batch, *, dropout_key=None, config: LossCon
         bias=params["head_bias"],
         chunk=model.execution.loss_chunk,
     )
-    return (loss, weight), {"nll": nll}

@@ -7,7 +7,7 @@ from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.images import class_loss, masked_patch_loss
 from llm_jax.losses.language_model import next_token_loss
-from llm_jax.losses.masked_language_model import masked_token_loss
+from llm_jax.losses.masked_language_model import masked_token_loss, sentence_pair_loss
 from llm_jax.losses.sequence_to_sequence import target_loss
 from llm_jax.models import encoder_decoder
 from llm_jax.models.flops import Flops
@@ -37,6 +37,9 @@ TASKS = {
     "next_token": Task(next_token_loss, models.DECODERS),
     "fill_in_the_middle": Task(next_token_loss, models.DECODERS),
     "masked_lm": Task(masked_token_loss, ("bert",), {"head": ("masked_lm",)}),
+    "next_sentence": Task(
+        sentence_pair_loss, ("bert",), {"head": ("pretraining",), "token_types": (2,)}
+    ),
     "span_corruption": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "denoising": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "pairs": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),

@@ -26,7 +26,7 @@ from llm_jax.models.checks import check_choice, check_heads, check_sizes
 from llm_jax.models.flops import Flops, row_keys
 from llm_jax.parallel.sharding import constrain
 
-HEADS = ("none", "masked_lm")
+HEADS = ("none", "masked_lm", "pretraining")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Config:
       padding_id: None counts positions from 0 in every row. A token id makes tokens with this id
         stay at position `padding_id` and the others count from `padding_id + 1` (RoBERTa).
       pooler: adds tanh(W x) of the first token.
-      head: "none", or "masked_lm": a transform, then the token table and a bias.
+      head: "none"; "masked_lm": a transform, then the token table and a bias; "pretraining": that,
+        and two logits of the pooler's output, whether a pair of sentences belongs together.
       dropout_rate: behind the embedding and both branches.
       attention_dropout_rate: of attention probabilities; needs the plain attention.
       activation: a key of `llm_jax.layers.mlp.ACTIVATIONS`, of the MLP and the head.
@@ -84,6 +85,10 @@ class Config:
             )
         check_choice(self, "activation", tuple(ACTIVATIONS))
         check_choice(self, "head", HEADS)
+        if self.head == "pretraining" and not self.pooler:
+            raise ConfigError(
+                "model.head is 'pretraining', which asks the pooler about pairs: set model.pooler"
+            )
         check_choice(self, "positions", ("learned", "alibi"))
         self.attention_pattern.check(
             causal=False,
@@ -187,7 +192,7 @@ class Transformer(nn.Module):
         dropout_key=None,
         example_ids=None,
     ) -> dict:
-        """Returns `last_hidden_state`, and `pooler_output` and `transformed` where it has them.
+        """Returns `last_hidden_state`, and what else the configuration has.
 
         Args:
           tokens: int32 [B, T].
@@ -201,6 +206,7 @@ class Transformer(nn.Module):
           last_hidden_state: [B, T, D].
           pooler_output: [B, D].
           transformed: [B, T, D], the masked-LM head's states before the token table; see `logits`.
+          seq_relationship_logits: float32 [B, 2], of a pair that belongs together, and of another.
         """
         config = self.config
         if dropout_key is not None and example_ids is None:
@@ -244,12 +250,15 @@ class Transformer(nn.Module):
         outputs = {"last_hidden_state": x}
         if config.pooler:
             outputs["pooler_output"] = jnp.tanh(self._square("pooler")(x[:, 0]))
-        if config.head == "masked_lm":
+        if config.head != "none":
             y = ACTIVATIONS[config.activation](self._square("head_transform")(x))
             outputs["transformed"] = self._norm("head_norm")(y)
             # Declared here and added by `logits`, so that a loss may hold few logits at a time.
             start = named(nn.initializers.zeros, ("vocab",))
             self.param("head_bias", start, (config.padded_vocab,))
+        if config.head == "pretraining":
+            pair = self._projection("head_pair", 2)(outputs["pooler_output"])
+            outputs["seq_relationship_logits"] = pair.astype(jnp.float32)
         return outputs
 
     def _table(self, name, rows, row_axis):
@@ -260,9 +269,11 @@ class Transformer(nn.Module):
         return LayerNorm(self.config.layer_norm_epsilon, True, self.dtype, name=name)
 
     def _square(self, name):
-        size = (self.config.hidden_size,)
-        std = self.config.init_std
-        return Projection(size, size, ("embed", None), std, True, self.dtype, name=name)
+        return self._projection(name, self.config.hidden_size)
+
+    def _projection(self, name, size):
+        sizes, std = ((self.config.hidden_size,), (size,)), self.config.init_std
+        return Projection(*sizes, ("embed", None), std, True, self.dtype, name=name)
 
 
 def _positions(tokens, padding_id: int | None):
@@ -296,7 +307,7 @@ def forward(
     dropout_key=None,
     example_ids=None,
 ) -> dict:
-    """Returns `last_hidden_state`, and `pooler_output` and `logits` where the model has them.
+    """Returns `last_hidden_state`, and what else the model has, under `transformers`' names.
 
     Args:
       model: the `llm_jax.models.Model`.
@@ -308,7 +319,8 @@ def forward(
       example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
 
     Returns:
-      last_hidden_state: [B, T, D]; pooler_output: [B, D]; logits: float32 [B, T, V].
+      last_hidden_state: [B, T, D]; pooler_output: [B, D]; logits: float32 [B, T, V], which head
+      "pretraining" calls prediction_logits; seq_relationship_logits: float32 [B, 2].
 
     Raises:
       ConfigError: T is longer than the positions, or there are token types without a table.
@@ -330,7 +342,8 @@ def forward(
         example_ids=example_ids,
     )
     if "transformed" in outputs:
-        outputs["logits"] = logits(config, params, outputs.pop("transformed"))
+        name = "prediction_logits" if config.head == "pretraining" else "logits"
+        outputs[name] = logits(config, params, outputs.pop("transformed"))
     return outputs
 
 
@@ -348,7 +361,7 @@ def flops_per_token(config: Config, sequence_length: int, predicted: float = 1.0
     """
     size = config.hidden_size
     weights = config.num_layers * (4 * size * size + 2 * size * config.size_of_mlp)
-    if config.head == "masked_lm":
+    if config.head != "none":
         weights += size * size + predicted * config.padded_vocab * size
     keys = row_keys(
         sequence_length,

@@ -139,7 +139,8 @@ def abstract_batch(run: RunConfig, sharding=None) -> dict[str, jax.ShapeDtypeStr
         words = Vocabulary(1, 2, symbols, **dict.fromkeys(names, pieces))
         width = objective.record_length(length)
         tokens = np.full((1, width), pieces.size - 1, np.int32)
-        row = objective.batch(tokens, np.array([width]), [random], words, length)
+        row = (tokens, np.array([width]))
+        row = objective.batch(*row, [random], words, length, others=row)
     row["example_ids"] = np.zeros(1, np.int32)
     return {
         name: jax.ShapeDtypeStruct((run.batch_size, *x.shape[1:]), x.dtype, sharding=sharding)

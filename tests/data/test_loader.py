@@ -75,7 +75,7 @@ def test_processes_share_the_global_batch(rows, count):
 class Draws:
     """Ten rows that are their own number and a draw."""
 
-    split = "train"
+    split, static_copies = "train", 0
 
     def __len__(self):
         return 10

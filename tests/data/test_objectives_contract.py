@@ -4,18 +4,22 @@ import numpy as np
 import pytest
 
 from llm_jax.configuration import ConfigError, parse
-from llm_jax.data.objectives import OBJECTIVES, MaskedLM
-from tests.data.objective_rows import EOS, FIRST_TEXT, generators, rows_of, vocabulary
+from llm_jax.data.objectives import OBJECTIVES, MaskedLM, NextSentence
+from tests.data.objective_rows import EOS, FIRST_TEXT, SIZE, generators, rows_of, vocabulary
 
 T = 48
 VOCABULARY = vocabulary()
 TEXT = [cls() for cls in OBJECTIVES.values() if cls.kind == "text"]
-EVERY = [*TEXT, MaskedLM(whole_word=True)]
-every = pytest.mark.parametrize("objective", EVERY, ids=[*(o.name for o in TEXT), "whole_word"])
+EVERY = [*TEXT, MaskedLM(unit="word"), MaskedLM(unit="span"), NextSentence(pair_task="order")]
+every = pytest.mark.parametrize(
+    "objective", EVERY, ids=[*(o.name for o in TEXT), "word", "span", "order"]
+)
 
 
-def batch_of(objective, rows, lengths, randoms, **kwargs):
-    return objective.batch(rows, lengths, randoms, VOCABULARY, T, **kwargs)
+def batch_of(objective, rows, lengths, randoms, vocabulary=VOCABULARY, **kwargs):
+    if objective.needs_others:  # each row's other one follows from it
+        kwargs["others"] = np.where(rows < FIRST_TEXT, rows, SIZE - 1 + FIRST_TEXT - rows), lengths
+    return objective.batch(rows, lengths, randoms, vocabulary, T, **kwargs)
 
 
 @every
@@ -59,14 +63,14 @@ def test_every_length_of_row_fits_and_padding_does_not_matter(objective):
     for name, value in batches[0].items():
         np.testing.assert_array_equal(value, batches[1][name], err_msg=name)
         assert value.shape[0] == width + 1
-        assert value.shape[1] in sizes
-        assert value.dtype == (np.float32 if name == "weights" else np.int32), name
+        assert value.shape[1:] in {(), *((size,) for size in sizes)}
+        assert value.dtype == (np.float32 if "weights" in name else np.int32), name
         assert value.min() >= 0
     weights = batches[0]["weights"]
     assert not weights[0].any()
     if "source_mask" in batches[0]:  # a softmax over nothing would not be finite
         assert batches[0]["source_mask"][:, 0].all()
-    if objective != MaskedLM(whole_word=True):  # a small budget may fit no word
+    if getattr(objective, "unit", "token") == "token":  # by chance no word is hidden
         assert weights[5:].any(axis=1).all()
     assert not batches[0]["targets"][weights == 0].any() or objective.name in (
         "next_token",
@@ -81,7 +85,7 @@ def test_missing_symbols_are_refused(objective):
     bare.symbols.clear()
     if objective.symbols:
         with pytest.raises(ConfigError, match="no special piece '<"):
-            objective.batch(rows, lengths, generators(2), bare, T)
+            batch_of(objective, rows, lengths, generators(2), bare)
     assert all(name in VOCABULARY.symbols for name in objective.symbols)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from llm_jax.configuration import ConfigError
 from llm_jax.data import packing
 from llm_jax.data.objectives import MaskedLM
 from tests.data.objective_rows import (
@@ -23,11 +24,11 @@ def restored(batch):
     return tokens
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
-def test_the_targets_restore_the_rows(whole_word):
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_the_targets_restore_the_rows(unit):
     rows, lengths = rows_of(40, 64)
     lengths[:4] = [1, 2, 30, 0]
-    batch = MaskedLM(whole_word=whole_word).batch(rows, lengths, generators(40), VOCABULARY, 64)
+    batch = MaskedLM(unit=unit).batch(rows, lengths, generators(40), VOCABULARY, 64)
     real = np.arange(64) < lengths[:, None]
     np.testing.assert_array_equal(restored(batch), np.where(real, rows, 0))
     for picked, weights in zip(batch["picked"], batch["weights"]):
@@ -124,26 +125,87 @@ def test_random_tokens_are_text_of_every_kind(rate):
     assert abs(found.mean() - middle) < 5 * (SIZE - FIRST_TEXT) / np.sqrt(12 * len(found))
 
 
-def test_whole_words_are_hidden_whole_up_to_the_budget():
-    rows, lengths = rows_of(200, 64)
-    batch = MaskedLM(whole_word=True).batch(rows, lengths, generators(200), VOCABULARY, 64)
-    hidden_sizes = []
-    for row, picked, weights in zip(rows, batch["picked"], batch["weights"]):
-        words, word = [], []
-        for place, token in enumerate(row):
-            if token < FIRST_TEXT or token % 2 == 0:
-                words.append(word)
-                word = []
-            if token >= FIRST_TEXT:
-                word.append(place)
-        words = [w for w in [*words, word] if w]
-        hidden = set(picked[weights > 0].tolist())
-        whole = [w for w in words if set(w) <= hidden]
-        assert hidden == {place for w in whole for place in w}
-        budget = round(0.15 * 64)
-        assert len(hidden) <= budget
-        # Nothing that was left would have fitted.
-        left = [len(w) for w in words if w not in whole]
-        assert min(left) > budget - len(hidden)
-        hidden_sizes += map(len, whole)
-    assert max(hidden_sizes) > 2
+def words_of(row):
+    """The places of each word: even ids of text begin one, marks stand between."""
+    words, word = [], []
+    for place, token in enumerate(row):
+        if token < FIRST_TEXT or token % 2 == 0:
+            words.append(word)
+            word = []
+        if token >= FIRST_TEXT:
+            word.append(place)
+    return [w for w in [*words, word] if w]
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_words_are_hidden_whole_and_each_token_as_often(unit):
+    rows, lengths = rows_of(3000, 64)
+    objective = MaskedLM(unit=unit, mask_rate=0.2)
+    batch = objective.batch(rows, lengths, generators(3000), VOCABULARY, 64)
+    hidden = np.zeros(rows.shape, bool)
+    row, slot = np.nonzero(batch["weights"])
+    hidden[row, batch["picked"][row, slot]] = True
+    sizes = []
+    for places, own in zip(map(words_of, rows), hidden):
+        whole = [word for word in places if own[word].all()]
+        assert own.sum() == sum(map(len, whole))  # none in part
+        sizes += map(len, whole)
+    assert max(sizes) > 3
+    # On average the rate, whatever a word's length and wherever it stands.
+    text = rows >= FIRST_TEXT
+    share = hidden.sum() / (round(0.2 * 64) * 3000)
+    assert abs(share - 1) < 0.02
+    for place in range(1, 64):
+        count = text[:, place].sum()
+        assert abs(hidden[:, place].sum() / count - hidden.sum() / text.sum()) < 5 * np.sqrt(
+            0.2 * 0.8 / count
+        )
+    alone = text & np.roll(text & (rows % 2 == 0), -1, axis=1) & (rows % 2 == 0)
+    in_one, elsewhere = hidden[alone].mean(), hidden[text & ~alone].mean()
+    assert abs(in_one - elsewhere) < 0.02
+
+
+def test_spans_have_the_paper_s_lengths_and_one_fate():
+    # Words of one token each, so that a span's words are its tokens.
+    rows, lengths = rows_of(4000, 512, documents=1)
+    rows += (rows % 2 == 1) & (rows >= FIRST_TEXT)
+    rows = np.minimum(rows, SIZE - 2)
+    objective = MaskedLM(unit="span", mask_rate=0.05)
+    batch = objective.batch(rows, lengths, generators(4000), VOCABULARY, 512)
+    masked = batch["tokens"] == MASK
+    picked = np.zeros(rows.shape, bool)
+    row, slot = np.nonzero(batch["weights"])
+    picked[row, batch["picked"][row, slot]] = True
+    # Runs of hidden tokens; with so few of them two seldom touch.
+    edges = np.diff(np.pad(picked, ((0, 0), (1, 1))).astype(int), axis=1)
+    runs = np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1]
+    # Joshi et al. 2019, section 3.1: geometric with p = 0.2, of those up to 10; 3.8 on average.
+    want = 0.2 * 0.8 ** np.arange(10)
+    want /= want.sum()
+    assert want @ np.arange(1, 11) == pytest.approx(3.8, abs=0.01)
+    found = np.bincount(np.minimum(runs, 10), minlength=11)[1:] / len(runs)
+    assert abs(found - want)[:5].max() < 0.03
+    assert abs(runs.mean() - 3.8) < 0.35
+    starts, ends = np.nonzero(edges == 1), np.nonzero(edges == -1)[1]
+    mixed = [masked[r, a:b].any() != masked[r, a:b].all() for (r, a), b in zip(zip(*starts), ends)]
+    assert np.mean(mixed) < 0.1
+    assert 0.75 < masked.sum() / picked.sum() < 0.85
+
+
+def test_a_word_of_more_than_sixteen_pieces_is_never_hidden():
+    rows = np.full((1, 64), FIRST_TEXT + 1, np.int32)  # no even id: one word
+    rows[0, 20] = FIRST_TEXT
+    rows[0, 30] = FIRST_TEXT  # of ten pieces, between two longer ones
+    for seed in range(20):
+        batch = MaskedLM(unit="word").batch(
+            rows, np.array([64]), generators(1, seed), VOCABULARY, 64
+        )
+        hidden = batch["picked"][batch["weights"] > 0].tolist()
+        assert hidden in ([], list(range(20, 30)))
+    assert hidden
+
+
+@pytest.mark.parametrize("change", [{"unit": "words"}, {"static_copies": -1}])
+def test_units_and_copies_that_cannot_be_are_refused(change):
+    with pytest.raises(ConfigError, match=f"objective.{next(iter(change))} is"):
+        MaskedLM(**change)

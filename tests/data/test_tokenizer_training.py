@@ -260,7 +260,7 @@ CASES = {
     "wordpiece": MaskedLM(),
     "unigram": SpanCorruption(num_sentinels=8),
     "byte_bpe": FillInTheMiddle(),
-    "bpe": MaskedLM(whole_word=True),
+    "bpe": MaskedLM(unit="word"),
 }
 
 

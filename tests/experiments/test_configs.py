@@ -14,7 +14,7 @@ CONFIGS = [path for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path
 
 
 MORE = {
-    "bert_mlm": ("base", "large"),
+    "bert_mlm": ("pairs", "base", "large"),
     "t5_span": ("bart", "base", "large", "xxl"),
     "vit_mnist": ("masked",),
     "vit_pretrain": ("large",),

@@ -18,7 +18,17 @@ SMALL = (
     "--config.log.every=1",
 )
 TEXT = (
-    ("bert_mlm", ("--config.objective.whole_word=true",)),
+    ("bert_mlm", ("--config.objective.unit=word",)),
+    ("bert_mlm", ("--config.objective.static_copies=4",)),
+    (
+        "bert_mlm",
+        (
+            "--config.objective.name=next_sentence",
+            "--config.model.head=pretraining",
+            "--config.model.pooler=True",
+            "--config.model.token_types=2",
+        ),
+    ),
     ("t5_span", ()),
     ("gpt_quickstart", ("--config.objective.name=fill_in_the_middle",)),
 )
@@ -68,7 +78,7 @@ def check_use(workdir, outcome, *keys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flags"), TEXT, ids=[name for name, _ in TEXT])
+@pytest.mark.parametrize(("name", "flags"), TEXT, ids=["word", "static", "pairs", "t5", "fim"])
 def test_text(name, flags, text, tmp_path):
     flags = (
         f"--config=configs/{name}.py:tiny", "--config.data.source=text",

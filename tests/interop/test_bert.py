@@ -38,6 +38,7 @@ CASES = {
         },
     ),
     "bert-masked": ("BertForMaskedLM", TEXT | {"vocab_size": 130, "hidden_act": "relu"}),
+    "bert-pretraining": ("BertForPreTraining", TEXT | {"hidden_act": "relu"}),
     "roberta": ("RobertaModel", TEXT | {"type_vocab_size": 1, "hidden_act": "silu"}),
     "roberta-masked": (
         "RobertaForMaskedLM",
@@ -76,6 +77,8 @@ def test_outputs_gradients_and_files_are_those_of_the_reference(reference, tmp_p
     real = inputs["attention_mask"].astype(bool)
     if "Masked" in kind:
         seen = {"logits": real}
+    elif "PreTraining" in kind:
+        seen = {"prediction_logits": real, "seq_relationship_logits": real[:, 0]}
     else:
         seen = {"last_hidden_state": real}
         if "Distil" not in kind:

@@ -1,5 +1,7 @@
 """Every objective's loss against PyTorch's cross-entropy over the whole of `models.forward`."""
 
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.data.objectives import OBJECTIVES
+from llm_jax.interop import load_pretrained
 from llm_jax.losses import registry
 from llm_jax.losses.images import class_loss, masked_patch_loss, patches_of
 from llm_jax.losses.language_model import LossConfig, next_token_loss
-from llm_jax.losses.masked_language_model import masked_token_loss
+from llm_jax.losses.masked_language_model import masked_token_loss, sentence_pair_loss
 from llm_jax.losses.sequence_to_sequence import shifted_right, target_loss
 from llm_jax.testing import random_batch
 
@@ -101,6 +104,58 @@ def test_masked_tokens_cost_what_the_whole_logits_say(padding_id, config):
     np.testing.assert_allclose(loss, cross_entropy(*given, config), rtol=2e-6)
     np.testing.assert_allclose(sums["nll"], cross_entropy(*given), rtol=2e-6)
     assert weight == 6
+
+
+def test_pairs_cost_what_transformers_says():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=150, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=128, max_position_embeddings=40, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = transformers.BertForPreTraining(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        ours, params = load_pretrained(folder)
+    model = models.build(ours)
+    batch = masked_batch() | {
+        "weights": np.ones((3, 4), np.float32),
+        "segment_ids": np.ones((3, 24), int),
+        "positions": np.tile(np.arange(24), (3, 1)),
+        "token_types": np.tile(np.arange(24) > 11, (3, 1)).astype(int),
+        "labels": np.array([0, 1, 1]),
+        "label_weights": np.ones(3, np.float32),
+    }
+    labels = np.full((3, 24), -100)
+    np.put_along_axis(labels, batch["picked"], batch["targets"], 1)
+    want = network(
+        torch.tensor(batch["tokens"]), token_type_ids=torch.tensor(batch["token_types"]),
+        labels=torch.tensor(labels), next_sentence_label=torch.tensor(batch["labels"]),
+    )  # fmt: skip
+
+    def mean(params, batch):
+        (loss, weight), sums = sentence_pair_loss(model, params, batch)
+        return loss / weight, (sums, weight)
+
+    (loss, (sums, weight)), gradients = jax.jit(jax.value_and_grad(mean, has_aux=True))(
+        params, batch
+    )
+    np.testing.assert_allclose(loss, float(want.loss), rtol=1e-5)
+    assert weight == 12
+    right = want.seq_relationship_logits.argmax(1).numpy() == batch["labels"]
+    assert sums["accuracy"] == 4 * right.sum()
+    want.loss.backward()
+    bias = network.cls.seq_relationship.bias.grad.numpy()
+    np.testing.assert_allclose(gradients["head_pair"]["bias"], bias, rtol=1e-4, atol=1e-6)
+    # A row of weight 0 counts for nothing, whatever its label.
+    batch["weights"][2] = batch["label_weights"][2] = 0
+    first, _ = mean(params, batch)
+    batch["labels"][2] = 0
+    np.testing.assert_array_equal(mean(params, batch)[0], first)
+    batch["labels"][1] = 0
+    assert abs(mean(params, batch)[0] - first) > 1e-3
 
 
 def test_gradients_of_masked_tokens_reach_table_and_bias():

@@ -15,6 +15,7 @@ from llm_jax.data.objectives.denoising import Denoising
 from llm_jax.data.objectives.fill_in_the_middle import FillInTheMiddle
 from llm_jax.data.objectives.masked_lm import MaskedLM
 from llm_jax.data.objectives.masked_patches import MaskedPatches
+from llm_jax.data.objectives.next_sentence import NextSentence
 from llm_jax.data.objectives.next_token import NextToken
 from llm_jax.data.objectives.pairs import Pairs
 from llm_jax.data.objectives.span_corruption import SpanCorruption
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type] = {
         NextToken,
         FillInTheMiddle,
         MaskedLM,
+        NextSentence,
         SpanCorruption,
         Denoising,
         Pairs,

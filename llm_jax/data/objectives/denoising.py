@@ -66,7 +66,7 @@ class Denoising(TextObjective):
           what `pad_pairs` does; source and target end in EOS. A source is never longer than its
           target. A row without text has weight 0.
         """
-        rows, lengths, randoms, vocabulary, sequence_length, _ = cut
+        rows, lengths, randoms, vocabulary, sequence_length, *_ = cut
         mask_id = vocabulary.symbol_ids(self.symbols)[0]
         before = np.array(vocabulary.before, np.int32)
         room = sequence_length - 1 - len(before)

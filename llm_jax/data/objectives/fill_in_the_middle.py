@@ -61,7 +61,7 @@ class FillInTheMiddle(TextObjective):
           what `packing.unpack` does. A row is not longer than it was: what the symbols push out is
           lost at its end.
         """
-        rows, lengths, randoms, vocabulary, _, cross_document_attention = cut
+        rows, lengths, randoms, vocabulary, _, cross_document_attention, _ = cut
         symbols = vocabulary.symbol_ids(self.symbols)
         changed = np.zeros_like(rows)
         for row, length, random, target in zip(rows, lengths, randoms, changed):

@@ -81,7 +81,7 @@ class SpanCorruption(TextObjective):
         Returns:
           what `pad_pairs` does. A row with less than two tokens of text has weight 0.
         """
-        rows, lengths, randoms, vocabulary, sequence_length, _ = cut
+        rows, lengths, randoms, vocabulary, sequence_length, *_ = cut
         sentinels = vocabulary.symbol_ids(self.symbols)
         pairs = []
         for row, length, random in zip(rows, lengths, randoms):

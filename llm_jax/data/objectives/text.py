@@ -19,6 +19,8 @@ class Cut(NamedTuple):
       sequence_length: of `data`.
       cross_document_attention: a row's documents see each other; of no effect where a source is
         one sequence anyway.
+      others: where the objective `needs_others`: rows of other documents and their lengths, as the
+        first two.
     """
 
     rows: np.ndarray
@@ -27,6 +29,7 @@ class Cut(NamedTuple):
     vocabulary: Vocabulary
     sequence_length: int
     cross_document_attention: bool = False
+    others: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class TextObjective:
@@ -35,12 +38,20 @@ class TextObjective:
     Attributes:
       kind: what it learns from.
       overlap: how many tokens at a row's end begin the next one again.
+      by_document: records are whole sentences of one document each, see
+        `llm_jax.data.packing.pack_sentences`; else rows of a stream of documents.
+      needs_others: whether an example takes a record of another document besides.
       symbols: special pieces that the tokenizer must have.
+      static_copies: 0 where an example's chance is drawn anew each time that it is read; else how
+        many generators it has for good.
     """
 
     kind: ClassVar[str] = "text"
     overlap: ClassVar[int] = 0
+    by_document: ClassVar[bool] = False
+    needs_others: bool = False
     symbols: tuple[str, ...] = ()
+    static_copies: int = 0
 
     def record_length(self, sequence_length: int) -> int:
         """Returns the tokens of a stored row; `ConfigError` where no row can be made."""
