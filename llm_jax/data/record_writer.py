@@ -17,7 +17,8 @@ def record_writer(path: Path, options: str = "group_size:1,uncompressed") -> Ite
     """
     from array_record.python import array_record_module
 
-    writer = array_record_module.ArrayRecordWriter(str(path), options)
+    # More chunks in flight than one take memory and, records being small, no less time.
+    writer = array_record_module.ArrayRecordWriter(str(path), f"{options},max_parallelism:1")
     try:
         yield writer
         writer.close()
