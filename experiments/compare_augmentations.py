@@ -142,12 +142,12 @@ def _summary(accuracies: list[float]) -> dict:
 
 
 def _table(summary: dict) -> str:
-    lines = ["| augmentation | accuracy, % | against none |", "|---|---|---|"]
+    lines = ["| augmentation | accuracy, % | against none | runs |", "|---|---|---|---|"]
     base = summary.get("none", {}).get("mean")
     for name, found in sorted(summary.items(), key=lambda item: -item[1]["mean"]):
         against = "" if base is None or name == "none" else f"{100 * (found['mean'] - base):+.2f}"
         value = f"{100 * found['mean']:.2f} ± {100 * found['deviation']:.2f}"
-        lines.append(f"| {name} | {value} | {against} |")
+        lines.append(f"| {name} | {value} | {against} | {found['runs']} |")
     return "\n".join(lines) + "\n"
 
 

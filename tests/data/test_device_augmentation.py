@@ -26,7 +26,11 @@ from llm_jax.training.trainer import make_trainer
 from tests.data.test_image_ops import images, pillow
 
 IMAGE = np.uint8(images()[0])
-MAGNITUDES = dict.fromkeys(image_policy.MAGNITUDES, 0.3) | {"posterize": 3, "solarize": 0.9}
+MAGNITUDES = dict.fromkeys(image_policy.MAGNITUDES, 0.3) | {
+    "posterize": 3,
+    "solarize": 0.9,
+    "blur": 2,
+}
 SOME = {
     "operations": (("erase", 0.5, 0.3), ("rotate", 0.8, 20), ("flip_vertical", 0.5)),
     "mixup_alpha": 0.8,
