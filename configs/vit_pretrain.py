@@ -6,7 +6,7 @@ Hardware:  accelerators; 300 epochs of ImageNet's 1.28 million images.
 Result:    none is claimed: no such machine was at hand. A test trains its `tiny`.
 
 The images are one file of uint8 arrays, see llm_jax/data/images.py, 224 pixels wide. Of DeiT's
-augmentations crop, shift, rotation and flip are here; RandAugment, Mixup and CutMix are not.
+augmentations only the random strength of RandAugment and repeated sampling are not here.
 Variants: `large` is ViT-L/16; `tiny` keeps everything but the size.
 """
 
@@ -27,6 +27,10 @@ def get_config(variant: str = ""):
     config.data.source, config.data.path = "images", "IMAGES.npz"
     config.objective.augmentation.crop = 0.08
     config.objective.augmentation.flip = True
+    config.objective.device_augmentation.operations = (("erase", 0.25, 1 / 3),)
+    config.objective.device_augmentation.rand_augment = 2
+    config.objective.device_augmentation.mixup_alpha = 0.8
+    config.objective.device_augmentation.cutmix_alpha = 1.0
     config.loss.label_smoothing = 0.1
     config.optim.name, config.optim.learning_rate = "adamw", 1e-3
     config.optim.warmup_steps, config.optim.weight_decay = 6_250, 0.05

@@ -101,7 +101,9 @@ def posterize(image, bits):
 
 
 def affine(image, matrix, offset):
-    """Reads the image at affinely mapped places, bilinearly, as `llm_jax.data.augment.resample`.
+    """Reads the image at affinely mapped places, bilinearly, as `Image.transform` of Pillow.
+
+    A value between two bytes becomes the lower one, where `llm_jax.data.augment.resample` rounds.
 
     Args:
       image: [C, H, W].
@@ -111,12 +113,12 @@ def affine(image, matrix, offset):
     height, width = image.shape[1:]
     centre = jnp.array([height - 1, width - 1]) / 2
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))
-    places = jnp.einsum("ij,jhw->ihw", matrix, grid - centre[:, None, None])
+    places = jnp.einsum("ij,jhw->ihw", matrix, grid - centre[:, None, None], precision="highest")
     places = places + (offset + centre)[:, None, None]
     limit = jnp.array([height - 1, width - 1])[:, None, None]
-    inside = jnp.all((places >= -0.5) & (places <= limit + 0.5), axis=0)
+    inside = jnp.all((places >= -0.5) & (places < limit + 0.5), axis=0)
     read = jax.vmap(lambda plane: map_coordinates(plane, places, order=1, mode="nearest"))
-    return jnp.floor(read(image) * inside + 0.5)
+    return jnp.floor(read(image) * inside + 1e-3)
 
 
 def gaussian_blur(image, deviation, radius: int):

@@ -167,15 +167,25 @@ class ImageRows:
 
         Returns:
           pixels float32 [n, C, H, W], of the train split's mean 0 and deviation 1, labels int32
-          [n], weights float32 [n], and what the objective adds.
+          [n], weights float32 [n], and what the objective adds. Where the objective augments in
+          the step, pixels of the train split are uint8, and pixel_mean and pixel_deviation float32
+          [n] say how to normalize them.
         """
         indices = np.asarray(indices)
         images = self._images[np.maximum(indices, 0)]
         if self.split == "train":
             images = self._objective.augmentation(images, randoms)
-        pixels = (images.astype(np.float32) - self._mean) / self._deviation
-        return {
-            "pixels": pixels,
-            "labels": self._labels[np.maximum(indices, 0)],
-            "weights": (indices >= 0).astype(np.float32),
-        } | self._objective.batch(pixels, randoms)
+        if self.split == "train" and self._objective.device_augmentation:
+            scale = {"pixel_mean": self._mean, "pixel_deviation": self._deviation}
+            pixels, more = images, {name: np.full(len(images), x) for name, x in scale.items()}
+        else:
+            pixels, more = (images.astype(np.float32) - self._mean) / self._deviation, {}
+        return (
+            more
+            | {
+                "pixels": pixels,
+                "labels": self._labels[np.maximum(indices, 0)],
+                "weights": (indices >= 0).astype(np.float32),
+            }
+            | self._objective.batch(pixels, randoms)
+        )

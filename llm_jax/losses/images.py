@@ -12,19 +12,24 @@ def class_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
     Args:
       model: a `llm_jax.models.Model` whose module gives `logits [B, classes]`.
       params: its parameters.
-      batch: pixels float [B, C, H, W], labels int32 [B], weights float32 [B]; optionally
+      batch: pixels float [B, C, H, W], weights float32 [B], labels int32 [B] or float32
+        [B, classes] with sum 1 (soft ones: cross-entropy with the whole distribution); optionally
         example_ids int32 [B].
       dropout_key: turns dropout on.
       config: the objective.
 
     Returns:
       `((loss_sum, weight_sum), metrics)`, float32 scalars; `nll` is the sum of the plain negative
-      log-likelihood in nats and `accuracy` that of the weights whose likeliest class is right.
+      log-likelihood in nats and `accuracy` that of the weights whose likeliest class is right (of
+      soft labels: the likeliest).
     """
     logits = _outputs(model, params, batch, dropout_key)["logits"]
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     labels, weights = batch["labels"], batch["weights"]
-    picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    if labels.ndim == 2:
+        picked, labels = jnp.sum(logits * labels, axis=-1), jnp.argmax(labels, axis=-1)
+    else:
+        picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
     nll = normalizer - picked
     smooth = config.label_smoothing
     loss = (1.0 - smooth) * nll + smooth * (normalizer - jnp.mean(logits, axis=-1))

@@ -127,6 +127,9 @@ def abstract_batch(run: RunConfig, sharding=None) -> dict[str, jax.ShapeDtypeStr
         pixels = np.zeros((1, model.num_channels, model.image_size, model.image_size), np.float32)
         row = {"pixels": pixels, "labels": np.zeros(1, np.int32), "weights": np.ones(1, np.float32)}
         row |= objective.batch(pixels, [random])
+        if objective.device_augmentation:
+            row |= dict.fromkeys(("pixel_mean", "pixel_deviation"), np.ones(1, np.float32))
+            row["pixels"] = pixels.astype(np.uint8)
     elif objective.kind == "pairs":
         sizes = objective.lengths(length)
         source, target = (np.zeros((1, size), np.int32) for size in sizes.values())

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import models, optim
+from llm_jax.data import image_policy
 from llm_jax.losses import registry
 from llm_jax.parallel import mesh as meshes
 from llm_jax.parallel.sharding import tree_shardings
@@ -87,6 +88,8 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
         accumulation=run.accumulation,
         gradient_shardings=tree_shardings(shapes, axes, mesh, run.parallel.rules(2)),
     )
+    if getattr(run.objective, "device_augmentation", None):
+        train_step = _augmented(train_step, run)
     return Trainer(
         mesh=mesh,
         policy=numbers,
@@ -96,3 +99,15 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         new_state=lambda: state.create(init, key, shardings, mesh),
     )
+
+
+def _augmented(train_step, run: RunConfig):
+    """Returns `train_step` with the batch augmented in it, before it is cut into microbatches."""
+    augmentation = run.objective.device_augmentation
+
+    def whole(state, batch):
+        # Apart from dropout's key, which is the step's own.
+        key = jax.random.fold_in(image_policy.named(jax.random.key(run.seed), "images"), state.step)
+        return train_step(state, augmentation(batch, key, run.model.num_classes))
+
+    return whole

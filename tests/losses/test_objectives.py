@@ -346,3 +346,23 @@ def test_work_of_an_image_counts_its_patches_and_the_class_token():
     work = registry.work(OBJECTIVES["classification"](), model, 99)
     assert work.tokens == 9 + 1
     assert work.flops == model.flops_per_token(10)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["plain", "smoothed"])
+def test_soft_labels_cost_what_pytorch_says(config):
+    torch = pytest.importorskip("torch")
+    model, params = made("vit", VIT | {"head": "classification", "num_classes": 5})
+    batch = image_batch()
+    batch["labels"] = np.random.default_rng(0).dirichlet(np.ones(5), 3).astype(np.float32)
+    (loss, weight), sums = jax.jit(lambda b: class_loss(model, params, b, config=config))(batch)
+    logits = np.asarray(whole(model, params, pixel_values=batch["pixels"])["logits"], np.float64)
+    each = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(np.float64(batch["labels"])), reduction="none",
+        label_smoothing=config.label_smoothing,
+    )  # fmt: skip
+    each += config.z_loss * torch.tensor(logits).logsumexp(-1) ** 2
+    np.testing.assert_allclose(
+        loss, float((each * torch.tensor(batch["weights"])).sum()), rtol=2e-6
+    )
+    right = logits.argmax(-1) == batch["labels"].argmax(-1)
+    assert (weight, sums["accuracy"]) == (2, (right * batch["weights"]).sum())

@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data.augment import Augmentation
+from llm_jax.data.device_augmentation import DeviceAugmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class MaskedPatches:
       name: of the objective.
       mask_rate: share of an image's patches that are hidden.
       patch_size: side of a patch in pixels; the model's.
-      augmentation: what is done to the images of the train split.
+      augmentation: what is done to the images of the train split, on the host.
+      device_augmentation: what is done to them behind that, in the step.
     """
 
     kind: ClassVar[str] = "images"
@@ -30,11 +32,17 @@ class MaskedPatches:
     mask_rate: float = 0.6
     patch_size: int = 16
     augmentation: Augmentation = Augmentation()
+    device_augmentation: DeviceAugmentation = DeviceAugmentation()
 
     def __post_init__(self):
         if not 0 < self.mask_rate < 1:
             raise ConfigError(
                 f"objective.mask_rate is {self.mask_rate}: give a share between 0 and 1"
+            )
+        if self.device_augmentation.mixes:
+            raise ConfigError(
+                "objective.device_augmentation mixes labels, and 'masked_patches' has none: "
+                "set mixup_alpha and cutmix_alpha to 0"
             )
 
     def batch(
