@@ -60,6 +60,11 @@ def main() -> dict:
         )
         images = run.objective.kind == "images"
         tokenizer = None if images else data.load_tokenizer(data_directory(workdir))
+    if images and run.objective.device_augmentation:
+        batch = run.objective.device_augmentation.in_step(
+            batch, run.seed, STEP.value - 1, run.model.num_classes
+        )
+        batch = {name: np.asarray(values) for name, values in batch.items()}
     first = {name: values[: ROWS.value] for name, values in batch.items()}
     print("\n".join(shown.lines(first, tokenizer)))
     title = f"step {STEP.value} of {run.steps}: {run.objective.name}"

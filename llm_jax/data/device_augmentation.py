@@ -94,6 +94,12 @@ class DeviceAugmentation:
             )  # fmt: skip
         return batch | {"pixels": (images - mean) / deviation}
 
+    def in_step(self, batch: dict, seed: int, step, classes: int) -> dict:
+        """Augments the batch of the step after `step` steps of the run with `seed`, as above."""
+        # Apart from dropout's key, which is the step's own.
+        key = jax.random.fold_in(image_policy.named(jax.random.key(seed), "images"), step)
+        return self(batch, key, classes)
+
     def _image(self, image, key):
         filled = [(name, *rest, 0.0)[:3] for name, *rest in self.operations]
         image = image_policy.apply(filled, image, key)

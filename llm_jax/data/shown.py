@@ -16,7 +16,7 @@ def lines(batch: dict[str, np.ndarray], tokenizer) -> list[str]:
       tokenizer: of `llm_jax.data.load_tokenizer`; of no use to images.
     """
     if "pixels" in batch:
-        labels = zip(batch["labels"].tolist(), batch["weights"].tolist())
+        labels = zip(map(_label, batch["labels"]), batch["weights"].tolist())
         return [f"row {row}: label {label}, weight {weight:g}"
                 for row, (label, weight) in enumerate(labels)]  # fmt: skip
     named = {number: name.strip("<>[]") for name, number in tokenizer.symbols.items()}
@@ -151,8 +151,17 @@ def _images(plt, batch: dict[str, np.ndarray]):
         panel.set_axis_off()
     for panel, image, label in zip(axes.flat, pixels, batch["labels"]):
         panel.imshow(image, interpolation="nearest")
-        panel.set_title(int(label), fontsize=8, pad=2)
+        panel.set_title(_label(label), fontsize=8, pad=2)
     return figure
+
+
+def _label(label: np.ndarray) -> str:
+    """Returns a class, or those that are mixed with their shares."""
+    if not label.ndim:
+        return str(int(label))
+    return ", ".join(
+        f"{label[of]:.0%} {of}" for of in np.argsort(-label, kind="stable") if label[of]
+    )
 
 
 def _colours(segments: np.ndarray) -> np.ndarray:

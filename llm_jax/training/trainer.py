@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import models, optim
-from llm_jax.data import image_policy
 from llm_jax.losses import registry
 from llm_jax.parallel import mesh as meshes
 from llm_jax.parallel.sharding import tree_shardings
@@ -103,11 +102,9 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
 
 def _augmented(train_step, run: RunConfig):
     """Returns `train_step` with the batch augmented in it, before it is cut into microbatches."""
-    augmentation = run.objective.device_augmentation
+    augment = run.objective.device_augmentation.in_step
 
     def whole(state, batch):
-        # Apart from dropout's key, which is the step's own.
-        key = jax.random.fold_in(image_policy.named(jax.random.key(run.seed), "images"), state.step)
-        return train_step(state, augmentation(batch, key, run.model.num_classes))
+        return train_step(state, augment(batch, run.seed, state.step, run.model.num_classes))
 
     return whole

@@ -97,6 +97,11 @@ def test_images_and_their_masks(tmp_path):
         "weights": np.array([1, 1, 0], np.float32),
     }
     assert lines(batch, None)[2] == "row 2: label 6, weight 0"
+    mixed = batch | {"labels": np.array([[0, 1, 0], [0.25, 0, 0.75], [1, 0, 0]], np.float32)}
+    assert lines(mixed, None)[:2] == [
+        "row 0: label 100% 1, weight 1",
+        "row 1: label 75% 2, 25% 0, weight 1",
+    ]
     batch["pixels"][:, :, 0] = 1
     red = np.array([round(0.4 * x) for x in (0xC8, 0x37, 0x1F)])
     assert not (np.abs(picture(batch, tmp_path / "a.png") - red).max(axis=1) <= 2).any()
