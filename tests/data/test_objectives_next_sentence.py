@@ -55,6 +55,7 @@ def parts_of(batch, tokenizer):
         ids, types = tokens[real > 0].tolist(), types[real > 0]
         a = int(np.argmax(types))
         assert ids[0] == tokenizer.bos_id
+        assert tokenizer.pad_id not in ids
         assert ids[a - 1] == ids[-1] == tokenizer.eos_id
         assert types.tolist() == [0] * a + [1] * (len(ids) - a)
         found.append((tokenizer.decode(ids[1 : a - 1]), tokenizer.decode(ids[a:-1])))
@@ -103,12 +104,17 @@ def test_a_label_says_whether_the_second_text_follows_the_first(config, director
 
 @pytest.mark.parametrize("pair_task", ["next", "order"])
 def test_lengths_say_nothing_of_the_label(directory, pair_task):
-    lengths, labels = [], []
+    lengths, labels, shares = [], [], []
     for batch in taken(directory, NextSentence(pair_task=pair_task), count=60):
         lengths.append(batch["segment_ids"].sum(axis=1))
+        shares.append(batch["token_types"].sum(axis=1) / lengths[-1])
         labels.append(batch["labels"])
     lengths, labels = np.concatenate(lengths), np.concatenate(labels)
+    # The cut may be anywhere.
+    assert abs(np.mean(shares) - 0.5) < 0.05
+    assert np.std(shares) > 0.15
     first, second = (lengths[labels == label] for label in (0, 1))
+    assert abs(labels.mean() - 0.5) < 4.5 * 0.5 / np.sqrt(len(labels))
     deviation = lengths.std() * np.sqrt(1 / len(first) + 1 / len(second))
     assert abs(first.mean() - second.mean()) < 4.5 * deviation
 

@@ -69,7 +69,7 @@ class NextSentence(MaskedLM):
         others, other_sizes = rows, sizes
         if self.needs_others:
             others, other_sizes = cut.others[0][:, HEADER:], cut.others[1] - HEADER
-        good = (sizes >= 2) & (other_sizes >= 1)
+        good = sizes >= 2
 
         # A has so many tokens; B takes up to what the row or the other one has.
         places = np.arange(rows.shape[1])
