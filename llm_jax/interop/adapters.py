@@ -136,11 +136,10 @@ def load_adapters(path: str | os.PathLike, config: Any) -> tuple[tuple, Any]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path / WEIGHTS} cannot be read: {error}") from None
     found, used = {}, set()
-    prefix = getattr(family_of(config), "PREFIX", "")
     for layer, theirs in _modules(config).items():
         for name, suffix in NAMES[kind].items():
-            # A bare model's names lack the prefix.
-            for start in (theirs, theirs.removeprefix(prefix)):
+            # A bare model's names lack the first part: "bert." or "model.".
+            for start in (theirs, theirs.partition(".")[2]):
                 stack = _stack(start, suffix, tensors)
                 if stack is None:
                     continue
