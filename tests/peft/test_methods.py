@@ -155,6 +155,28 @@ def test_decoding_from_a_cache_with_adapters():
     assert relative_error(np.concatenate(parts, axis=1), np.asarray(whole)) < 1e-5
 
 
+def test_a_bottleneck_s_scale_and_where_it_reads():
+    model = family("llama")
+    params = moved(model.init(jax.random.key(0)), size=0.1)
+    params["layers"]["mlp"]["down"]["kernel"] *= 0  # the MLPs add nothing
+    base = computed(model, params)
+
+    def changed(adapter, name):
+        grown = peft.adapted(model, (adapter,))
+        adapters = moved(grown.new_adapters(params, jax.random.key(1)))
+        own = adapters["layers"]["mlp"]
+        own |= {key: 0 * own[key] for key in ("bottleneck_down_bias", "bottleneck_up_bias")}
+        own[name] = own[name] + 1.0
+        return computed(grown, params, adapters) - base
+
+    # Behind an MLP that gives zeros there is nothing to read; beside it there is.
+    for name in ("bottleneck_down", "bottleneck_up"):
+        assert np.abs(changed(Bottleneck("pfeiffer"), name)).max() < 1e-6
+        assert np.abs(changed(Bottleneck("parallel"), name)).max() > 1e-2
+    once, twice = (changed(Bottleneck("pfeiffer", scale=s), "bottleneck_up_bias") for s in (1, 2))
+    assert np.abs(twice - once).max() > 1e-2
+
+
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2}, {"pipe": 2, "data": 2}])
 def test_gradients_of_adapters_on_a_mesh(axes):
     model = dataclasses.replace(family("gpt2"))
@@ -197,6 +219,7 @@ def test_gradients_of_adapters_on_a_mesh(axes):
             "no layer of a gpt2",
         ),
         (lambda: peft.adapted(family("gpt2"), (Lora(), Lora())), "Lora is given twice"),
+        (lambda: peft.adapted(family("gpt2"), (Lora(targets="uery"),)), "targets is 'uery'"),
     ],
 )
 def test_what_cannot_be_is_refused(make, said):
