@@ -76,7 +76,7 @@ def load_config(path: str | os.PathLike) -> Any:
 def _open(path: str | os.PathLike) -> tuple[Folder | GgufFile, Any]:
     folder = GgufFile(path) if str(path).endswith(".gguf") else Folder(path)
     config = read_config(folder.config)
-    family = _family(config)
+    family = family_of(config)
     if hasattr(family, "PREFIX") and isinstance(folder, Folder):
         folder.complete_names(family.PREFIX)
     if hasattr(family, "from_tensors"):
@@ -120,7 +120,7 @@ def save_pretrained(
         n: s.shape for n, s in shapes.items()
     }:
         raise ConfigError("the parameters are not those of the configuration")
-    family = _family(config)
+    family = family_of(config)
 
     def tensors():
         for entry in family.table(config):
@@ -152,7 +152,8 @@ def read_config(mapping: dict) -> Any:
     return FAMILIES[name].read_config(mapping)
 
 
-def _family(config):
+def family_of(config):
+    """Returns the module of `FAMILIES` that a family's Config belongs to."""
     for module in set(FAMILIES.values()):
         if type(config) is module.CONFIG:
             return module
@@ -163,7 +164,7 @@ def _entries(config) -> dict[str, tuple[Entry, int]]:
     """Returns, for every parameter's path, its entry and its place in it."""
     return {
         path: (entry, place)
-        for entry in _family(config).table(config)
+        for entry in family_of(config).table(config)
         for place, path in enumerate(entry.paths)
     }
 
@@ -184,7 +185,7 @@ def _check(folder: Folder, config, entries, shapes) -> None:
             expected[name] = tuple(shape)
             if entry.optional:
                 optional.add(name)
-    family = _family(config)
+    family = family_of(config)
     ignored = re.compile("|".join(family.IGNORED) or r"(?!)")
     there = {name for name in folder.names() if name in expected or not ignored.fullmatch(name)}
     for name, original in getattr(family, "COPIES", {}).items():

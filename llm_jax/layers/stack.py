@@ -102,7 +102,7 @@ def stack(block, *, num_layers: int, scan: Scan, name: str, **attributes):
         block = nn.remat(block, prevent_cse=False, policy=REMAT[scan.remat])
     scanned = nn.scan(
         block,
-        variable_axes={"params": 0, "scaling": 0},
+        variable_axes={"params": 0, "scaling": 0, "adapters": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),
         length=num_layers,

@@ -3,6 +3,7 @@
 Flax stays below this line: parameters come and go as nested dicts of arrays.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -131,6 +132,9 @@ class Model:
       dtype: what it is computed in; parameters are float32 whatever it is.
       quantization: what its blocks' projections multiply in, see `llm_jax.layers.stack.Scan`.
       scaling: the memory of its scales, a tree of `new_scaling`; in fp8 it is needed to compute.
+      interceptors: of `nn.intercept_methods`, the first one outermost: what they add to the
+        module's layers has its parameters in the collection "adapters", see `llm_jax.peft`.
+      adapters: these parameters, a tree of `new_adapters`; needed to compute with interceptors.
     """
 
     config: Any
@@ -138,6 +142,8 @@ class Model:
     dtype: jnp.dtype
     quantization: str | None = None
     scaling: Any = None
+    interceptors: tuple = ()
+    adapters: Any = None
 
     @property
     def family(self):
@@ -153,13 +159,25 @@ class Model:
             dtype=self.dtype,
         )
 
-    def _boxed(self, key):
+    def _boxed(self, key, params=None):
+        """Returns the variables that the module makes; with `params`, the others."""
         # The inputs that shape the parameters are no batch that a mesh could divide, nor worth a
         # kernel, which would stay in the program of all devices.
         anywhere = jax.sharding.AbstractDevice("any", None, "cpu")
         mesh = jax.sharding.AbstractMesh((), (), abstract_device=anywhere)
-        with jax.sharding.use_abstract_mesh(mesh):
-            return self._module.init(key, **self.family.example_inputs(self.config))
+        with jax.sharding.use_abstract_mesh(mesh), self._intercepted():
+            inputs = self.family.example_inputs(self.config)
+            if params is None:
+                return self._module.init(key, **inputs)
+            return self._module.apply(
+                {"params": params}, **inputs, mutable=("scaling", "adapters"), rngs={"params": key}
+            )[1]
+
+    def _intercepted(self):
+        with contextlib.ExitStack() as stack:
+            for interceptor in self.interceptors:
+                stack.enter_context(nn.intercept_methods(interceptor))
+            return stack.pop_all()
 
     def init(self, key):
         """Returns fresh parameters, a nested dict of float32 arrays, stacked by layer."""
@@ -168,6 +186,15 @@ class Model:
     def new_scaling(self):
         """Returns the memory of the scales at the start, a tree of float32; None where none is."""
         return nn.meta.unbox(self._boxed(jax.random.key(0)).get("scaling"))
+
+    def new_adapters(self, params, key):
+        """Returns what the interceptors add, a tree of float32; None where there are none.
+
+        Args:
+          params: that they are added to; some begin as these say.
+          key: for what begins by chance.
+        """
+        return nn.meta.unbox(self._boxed(key, params).get("adapters"))
 
     @functools.cached_property
     def _abstract(self):
@@ -184,6 +211,16 @@ class Model:
         return partition.axis_names(self._abstract.get("scaling"))
 
     @property
+    def abstract_adapters(self):
+        """A tree like that of `new_adapters`, of `jax.ShapeDtypeStruct`; or None."""
+        return nn.meta.unbox(self._abstract.get("adapters"))
+
+    @property
+    def adapter_axes(self):
+        """The same of `new_adapters`."""
+        return partition.axis_names(self._abstract.get("adapters"))
+
+    @property
     def abstract_params(self):
         """A tree like the parameters, of `jax.ShapeDtypeStruct`."""
         return nn.meta.unbox(self._abstract["params"])
@@ -198,7 +235,10 @@ class Model:
         variables = {"params": params}
         if self.scaling is not None:
             variables["scaling"] = self.scaling
-        return self._module.apply(variables, *args, method=method, **inputs)
+        if self.adapters is not None:
+            variables["adapters"] = self.adapters
+        with self._intercepted():
+            return self._module.apply(variables, *args, method=method, **inputs)
 
     def hidden(
         self,
