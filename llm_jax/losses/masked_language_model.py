@@ -39,8 +39,7 @@ def sentence_pair_loss(
     Args:
       model: a `llm_jax.models.Model` of the family bert with the head "pretraining".
       params: its parameters.
-      batch: as there, with token_types int32 [B, T], labels int32 [B] and label_weights float32
-        [B].
+      batch: as there, with token_types int32 [B, T] and labels int32 [B].
       dropout_key: turns dropout on.
       config: the objective; its label smoothing is of tokens.
 
@@ -54,7 +53,7 @@ def sentence_pair_loss(
     labels = batch["labels"][:, None]
     pairs = -jnp.take_along_axis(scores, labels, axis=1)[:, 0]
     right = jnp.argmax(scores, axis=1) == batch["labels"]
-    weights = jnp.sum(batch["weights"], axis=1) * batch["label_weights"]
+    weights = jnp.sum(batch["weights"], axis=1)
     sums = {"nll": nll, "accuracy": jnp.sum(right * weights)}
     return (loss + jnp.sum(pairs * weights), weight), sums
 

@@ -126,7 +126,6 @@ def test_pairs_cost_what_transformers_says():
         "positions": np.tile(np.arange(24), (3, 1)),
         "token_types": np.tile(np.arange(24) > 11, (3, 1)).astype(int),
         "labels": np.array([0, 1, 1]),
-        "label_weights": np.ones(3, np.float32),
     }
     labels = np.full((3, 24), -100)
     np.put_along_axis(labels, batch["picked"], batch["targets"], 1)
@@ -150,7 +149,7 @@ def test_pairs_cost_what_transformers_says():
     bias = network.cls.seq_relationship.bias.grad.numpy()
     np.testing.assert_allclose(gradients["head_pair"]["bias"], bias, rtol=1e-4, atol=1e-6)
     # A row of weight 0 counts for nothing, whatever its label.
-    batch["weights"][2] = batch["label_weights"][2] = 0
+    batch["weights"][2] = 0
     first, _ = mean(params, batch)
     batch["labels"][2] = 0
     np.testing.assert_array_equal(mean(params, batch)[0], first)

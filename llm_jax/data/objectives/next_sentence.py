@@ -60,8 +60,8 @@ class NextSentence(MaskedLM):
         Returns:
           what `MaskedLM.hide` does, of `[CLS] A [SEP] B [SEP]`; token_types [n, T] int32, 1 on B
           and the mark behind it; segment_ids [n, T] int32, 1 where real; positions [n, T] int32;
-          labels [n] int32, 0 where B belongs there and 1 where it does not; label_weights [n]
-          float32. A record of less than two tokens has weight 0 throughout.
+          labels [n] int32, 0 where B belongs there and 1 where it does not. A record of less than
+          two tokens has weight 0 throughout.
         """
         vocabulary, randoms = cut.vocabulary, list(cut.randoms)
         label, *chances = np.array([random.random(3) for random in randoms]).T
@@ -101,7 +101,6 @@ class NextSentence(MaskedLM):
             "segment_ids": real.astype(np.int32),
             "positions": (np.arange(cut.sequence_length) * real).astype(np.int32),
             "labels": (wrong & good).astype(np.int32),
-            "label_weights": good.astype(np.float32),
         }
 
 
