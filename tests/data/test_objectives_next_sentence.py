@@ -27,18 +27,31 @@ def directory(config, tmp_path_factory):
 
 def test_records_are_whole_sentences_of_one_document():
     ends = np.arange(100) % 10 == 0
-    documents = [[5, 10, 6, 7, 20, 8, 30], [1], list(range(1, 9)) * 3, [2, 40]]
+    documents = [[5, 10, 6, 20, 7, 8, 30], [1], list(range(1, 9)) * 3, [2, 40]]
     parts = [(0, documents[0][:3]), (1, documents[0][3:])] + [(0, d) for d in documents[1:]]
     records = list(pack_sentences(parts, HEADER + 5, ends))
     found = [(int(document_numbers(r[None])[0]), r[HEADER:].tolist()) for r in records]
-    assert found[:2] == [(0, [5, 10, 6, 7, 20]), (0, [8, 30])]
+    assert found[:2] == [(0, [5, 10, 6, 20]), (0, [7, 8, 30])]
     # A document of one token gives none, a sentence longer than a record is cut.
     long = [tokens for number, tokens in found if number == 2]
     assert np.concatenate(long).tolist() == documents[2]
     assert [len(tokens) for tokens in long] == [5, 5, 5, 5, 4]
     assert found[-1] == (3, [2, 40])
-    far = np.array([[7 & 0xFFFF, 0, 1], [3, 2, 1]])
-    assert document_numbers(far).tolist() == [7, 3 + (2 << 16)]
+    count = (1 << 16) + 3
+    last = list(pack_sentences(((0, [1, 2]) for _ in range(count)), HEADER + 5, ends))[-1]
+    assert last.max() < 1 << 16  # it is stored in two bytes
+    assert document_numbers(last[None]).tolist() == [count - 1]
+
+
+def test_the_other_record_is_of_another_document(directory):
+    rows = open_split(directory, "train", NextSentence())
+    records, _ = rows._rows(np.arange(len(rows)))
+    numbers = document_numbers(records)
+    for seed in range(20):
+        randoms = [np.random.default_rng([seed, place]) for place in range(len(rows))]
+        others, lengths = rows._others(numbers, randoms)
+        assert (document_numbers(others) != numbers).all()
+        assert (lengths >= HEADER + 2).all()
 
 
 def unhidden(batch):
