@@ -11,6 +11,7 @@ SOURCES = {
     "stdlib": "text",
     "text": "text",
     "cleaned": "text",
+    "records": "text",
     "mixture": "text",
     "functions": "pairs",
     "pairs": "pairs",
@@ -91,11 +92,13 @@ class DataConfig:
 
     Attributes:
       source: "stdlib" (the running Python's standard library), "text" (UTF-8 files in `path`),
-        "cleaned" (`path`: what `experiments.prepare_data` wrote),
+        "cleaned" (`path`: what `experiments.prepare_data` wrote), "records" (column `text` of the
+        JSON lines, CSV, TSV, parquet, tar and arrow files in `path`),
         "functions" (of the standard library: a function with its name left out, and the name),
         "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
         these two keys), "images" (`path`: see `llm_jax.data.images`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
+      text: the column, or key, with a document's text, of source "records".
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole
         documents, padded, see `llm_jax.data.best_fit`).
@@ -110,6 +113,7 @@ class DataConfig:
 
     source: str = "stdlib"
     path: str = ""
+    text: str = "text"
     sequence_length: int = 256
     packing: str = "split"
     mixture: dict = dataclasses.field(default_factory=dict)
@@ -131,6 +135,8 @@ class DataConfig:
                 f"data.path is {self.path!r} but data.source is {self.source!r}: "
                 "set data.source to 'text', or leave the path empty"
             )
+        if not self.text:
+            raise ConfigError("data.text is empty: name the column with the text")
         if self.sequence_length < 1:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}: give 1 or more tokens"
@@ -165,7 +171,8 @@ class DataConfig:
     def of_part(self, name: str) -> "DataConfig":
         """Returns the configuration of a mixture's part."""
         part = self.mixing.parts[name]
-        return dataclasses.replace(self, source=part.source, path=part.path, mixture={})
+        given = {"source": part.source, "path": part.path, "text": part.text}
+        return dataclasses.replace(self, **given, mixture={})
 
     def _check_mixture(self) -> None:
         if (self.source == "mixture") != bool(self.mixture):

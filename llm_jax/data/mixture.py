@@ -20,7 +20,7 @@ class Part:
     """What a part of a mixture is.
 
     Attributes:
-      source, path: as of `DataConfig`.
+      source, path, text: as of `DataConfig`.
       weight: greater than 0.
       schedule: in place of it (step, weight) pairs, from step 0 on: linear between two, and behind
         the last as there. A weight may be 0 in places.
@@ -28,6 +28,7 @@ class Part:
 
     source: str
     path: str = ""
+    text: str = "text"
     weight: float = 1.0
     schedule: tuple = ()
 

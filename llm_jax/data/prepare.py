@@ -21,6 +21,7 @@ from llm_jax.data.manifest import FILE_NAME, FORMAT, Manifest, again, load_manif
 from llm_jax.data.manifest import verify as verify_files
 from llm_jax.data.objectives import NextToken
 from llm_jax.data.pairs import open_pairs
+from llm_jax.data.records import open_records
 from llm_jax.data.sources import open_source
 
 
@@ -89,8 +90,8 @@ def prepare(
 
 
 _OPEN = {
-    "stdlib": open_source, "text": open_source, "cleaned": open_cleaned, "functions": open_pairs,
-    "pairs": open_pairs, "images": open_images,
+    "stdlib": open_source, "text": open_source, "cleaned": open_cleaned, "records": open_records,
+    "functions": open_pairs, "pairs": open_pairs, "images": open_images,
 }  # fmt: skip
 
 

@@ -197,8 +197,8 @@ def _given_tokenizer(path: str, vocab_size: int, objective):
 
 
 _HOLD_OUT = {
-    "stdlib": "files", "text": "files", "cleaned": "documents", "functions": "files",
-    "pairs": "sources",
+    "stdlib": "files", "text": "files", "cleaned": "documents", "records": "texts",
+    "functions": "files", "pairs": "sources",
 }  # fmt: skip
 
 
