@@ -99,6 +99,7 @@ class DataConfig:
         these two keys), "images" (`path`: see `llm_jax.data.images`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
       text: the column, or key, with a document's text, of source "records".
+      image_size: of the pictures in a folder, to which they are scaled and cut; 0 leaves them.
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole
         documents, padded, see `llm_jax.data.best_fit`).
@@ -114,6 +115,7 @@ class DataConfig:
     source: str = "stdlib"
     path: str = ""
     text: str = "text"
+    image_size: int = 0
     sequence_length: int = 256
     packing: str = "split"
     mixture: dict = dataclasses.field(default_factory=dict)
@@ -135,6 +137,8 @@ class DataConfig:
                 f"data.path is {self.path!r} but data.source is {self.source!r}: "
                 "set data.source to 'text', or leave the path empty"
             )
+        if self.image_size < 0:
+            raise ConfigError(f"data.image_size is {self.image_size}: give 0 or more pixels")
         if not self.text:
             raise ConfigError("data.text is empty: name the column with the text")
         if self.sequence_length < 1:

@@ -1,9 +1,10 @@
-"""Labelled images: one file in, prepared splits of uint8 arrays, batches of normalized pixels.
+"""Labelled images: a file or folder in, prepared splits of uint8 arrays, normalized batches.
 
-The file is either `*.npz` with `images` (uint8 [N, H, W] or [N, H, W, C]) and `labels` (integers
-[N]), or `*.csv` or `*.csv.gz` with an image a line: the pixels (0 .. 255) of a gray square, row by
-row, and the label behind them. One image in five is held out for validation: those whose bytes
-have the lowest sha256, so that equal images stay together.
+A folder has one folder of pictures for each class, see `llm_jax.data.image_folders`. A file is
+either `*.npz` with `images` (uint8 [N, H, W] or [N, H, W, C]) and `labels` (integers [N]), or
+`*.csv` or `*.csv.gz` with an image a line: the pixels (0 .. 255) of a gray square, row by row, and
+the label behind them. One image in five is held out for validation: those whose bytes have the
+lowest sha256, so that equal images stay together.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data.config import DataConfig
+from llm_jax.data.image_folders import read_folder
 from llm_jax.data.manifest import FORMAT, Manifest, sha256_of, verify
 from llm_jax.data.sources import SPLITS
 
@@ -36,24 +38,37 @@ class ImageSource:
     Attributes:
       images: uint8 [N, C, H, W].
       labels: int32 [N], from 0.
-      content_sha256: of the file.
+      content_sha256: of the file or folder.
+      names: of the classes, where they have any.
     """
 
     images: np.ndarray
     labels: np.ndarray
     content_sha256: str
+    names: tuple[str, ...] = ()
 
 
 def open_images(config: DataConfig) -> ImageSource:
-    """Reads and checks the file behind `config`.
+    """Reads and checks the file or folder behind `config`.
 
     Raises:
-      ConfigError: no file, one of another form, or too few images for two splits.
+      ConfigError: nothing there, or of another form, or too few images for two splits.
     """
     path = Path(config.path).expanduser()
+    if path.is_dir():
+        images, labels, names, digest = read_folder(path, config.image_size)
+        if len(images) < HELD_OUT_ONE_IN:
+            raise ConfigError(f"{path} has {len(images)} images: give {HELD_OUT_ONE_IN} or more")
+        return ImageSource(images, labels, digest, names)
+    if config.image_size:
+        raise ConfigError(
+            f"data.image_size is {config.image_size}, and {config.path!r} is no folder of "
+            "pictures: leave it 0"
+        )
     if not path.is_file():
         raise ConfigError(
-            f"data.path is {config.path!r}, which is no file: give images as *.npz or *.csv(.gz); "
+            f"data.path is {config.path!r}, which is not there: give images as *.npz, *.csv(.gz) "
+            "or a folder with one of pictures for each class; "
             "the digits of configs/vit_mnist.py come by `make assets`"
         )
     try:
@@ -125,6 +140,7 @@ def write_images(source: ImageSource, inputs: dict, directory: Path) -> Manifest
         images={
             "shape": source.images.shape[1:],
             "classes": int(source.labels.max()) + 1,
+            **({"names": source.names} if source.names else {}),
             "mean": float(source.images[~held_out].mean(dtype=np.float64)),
             "deviation": float(source.images[~held_out].std(dtype=np.float64)),
         },
