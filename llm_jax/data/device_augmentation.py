@@ -1,16 +1,13 @@
 """Augmentation in the train step: what is done to a batch of images before the model sees it.
 
 All of it is a function of (seed, step, example id), so that a resumed run and any mesh compute the
-same images, and it costs the host nothing: the batch comes as bytes.
+same images, and it costs the host nothing: the batch comes as bytes. JAX is imported where it is needed:
+the room of data opens without it.
 """
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-
 from llm_jax.configuration import ConfigError, nearest
-from llm_jax.data import image_mixing, image_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +75,11 @@ class DeviceAugmentation:
           the batch with pixels float32, normalized; where images are mixed, labels are float32
           [B, classes], each row's sum 1.
         """
+        import jax
+        import jax.numpy as jnp
+
+        from llm_jax.data import image_mixing, image_policy
+
         batch = dict(batch)
         mean, deviation = (
             batch.pop(name)[:, None, None, None] for name in ("pixel_mean", "pixel_deviation")
@@ -96,11 +98,17 @@ class DeviceAugmentation:
 
     def in_step(self, batch: dict, seed: int, step, classes: int) -> dict:
         """Augments the batch of the step after `step` steps of the run with `seed`, as above."""
+        import jax
+
+        from llm_jax.data import image_policy
+
         # Apart from dropout's key, which is the step's own.
         key = jax.random.fold_in(image_policy.named(jax.random.key(seed), "images"), step)
         return self(batch, key, classes)
 
     def _image(self, image, key):
+        from llm_jax.data import image_policy
+
         filled = [(name, *rest, 0.0)[:3] for name, *rest in self.operations]
         image = image_policy.apply(filled, image, key)
         if not self.rand_augment:
@@ -114,6 +122,8 @@ class DeviceAugmentation:
 
 
 def _check(where: str, name, probability, magnitude=None) -> None:
+    from llm_jax.data import image_policy
+
     if name not in image_policy.OPERATIONS:
         hint = nearest(str(name), image_policy.OPERATIONS)
         raise ConfigError(f"{where} has {name!r}, which is none: {hint}")

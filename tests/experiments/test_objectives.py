@@ -137,7 +137,7 @@ def test_what_does_not_fit_together_is_refused(text, tmp_path):
         "--config.data.path=nowhere.csv", check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "'nowhere.csv', which is no file" in done.stderr
+    assert "'nowhere.csv', which is not there" in done.stderr
     assert not (tmp_path / "run" / "config.json").exists()
 
 
