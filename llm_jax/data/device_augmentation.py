@@ -1,8 +1,8 @@
 """Augmentation in the train step: what is done to a batch of images before the model sees it.
 
 All of it is a function of (seed, step, example id), so that a resumed run and any mesh compute the
-same images, and it costs the host nothing: the batch comes as bytes. JAX is imported where it is needed:
-the room of data opens without it.
+same images, and it costs the host nothing: the batch comes as bytes. JAX is imported where it is
+needed: the room of data opens without it.
 """
 
 import dataclasses
