@@ -12,6 +12,7 @@ SOURCES = {
     "text": "text",
     "cleaned": "text",
     "records": "text",
+    "tfds": "text",
     "mixture": "text",
     "functions": "pairs",
     "pairs": "pairs",
@@ -93,12 +94,13 @@ class DataConfig:
     Attributes:
       source: "stdlib" (the running Python's standard library), "text" (UTF-8 files in `path`),
         "cleaned" (`path`: what `experiments.prepare_data` wrote), "records" (column `text` of the
-        JSON lines, CSV, TSV, parquet, tar and arrow files in `path`),
+        JSON lines, CSV, TSV, parquet, tar and arrow files in `path`), "tfds" (feature `text` of
+        the dataset of this name, see `llm_jax.data.tfds_texts`),
         "functions" (of the standard library: a function with its name left out, and the name),
         "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
         these two keys), "images" (`path`: see `llm_jax.data.images`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
-      text: the column, or key, with a document's text, of source "records".
+      text: the column, or key, with a document's text, of sources "records" and "tfds".
       image_size: of the pictures in a folder, to which they are scaled and cut; 0 leaves them.
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole

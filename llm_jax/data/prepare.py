@@ -23,6 +23,7 @@ from llm_jax.data.objectives import NextToken
 from llm_jax.data.pairs import open_pairs
 from llm_jax.data.records import open_records
 from llm_jax.data.sources import open_source
+from llm_jax.data.tfds_texts import open_tfds
 
 
 def token_file(split: str) -> str:
@@ -91,7 +92,7 @@ def prepare(
 
 _OPEN = {
     "stdlib": open_source, "text": open_source, "cleaned": open_cleaned, "records": open_records,
-    "functions": open_pairs, "pairs": open_pairs, "images": open_images,
+    "tfds": open_tfds, "functions": open_pairs, "pairs": open_pairs, "images": open_images,
 }  # fmt: skip
 
 

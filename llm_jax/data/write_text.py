@@ -198,7 +198,7 @@ def _given_tokenizer(path: str, vocab_size: int, objective):
 
 _HOLD_OUT = {
     "stdlib": "files", "text": "files", "cleaned": "documents", "records": "texts",
-    "functions": "files", "pairs": "sources",
+    "tfds": "texts", "functions": "files", "pairs": "sources",
 }  # fmt: skip
 
 
