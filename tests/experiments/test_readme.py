@@ -65,7 +65,8 @@ def test_a_command_of_the_pages_runs(command, trained, text, tmp_path):
         if flag.startswith("--config.data.path="):
             flag = f"--config.data.path={text}"
         small.append(flag)
-    if name == "plot_schedule" and not any(flag.startswith("--output=") for flag in small):
+    draws = name in ("plot_schedule", "inspect_data")
+    if draws and not any(flag.startswith("--output=") for flag in small):
         small.append(f"--output={tmp_path / 'picture.png'}")
     if name == "pretrain":
         given = {flag.partition("=")[0] for flag in small}
