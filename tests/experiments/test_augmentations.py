@@ -39,4 +39,4 @@ def test_the_grid_of_operations_is_drawn(tmp_path):
     )  # fmt: skip
     assert len(result(done)["operations"]) == 21
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.width > 800
+        assert grid.width > 600

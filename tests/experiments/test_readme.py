@@ -53,7 +53,8 @@ def test_a_command_of_the_pages_runs(command, trained, text, tmp_path):
         if flag.startswith("--config=") and name != "plot_schedule":
             flag += ":tiny"
         if flag.startswith("--workdir="):
-            flag = f"--workdir={tmp_path / 'run' if name == 'pretrain' else workdir}"
+            own = name in ("pretrain", "train_tokenizer")
+            flag = f"--workdir={tmp_path / 'run' if own else workdir}"
         if flag.startswith("--source="):
             flag = f"--source={workdir}"
         if flag.startswith("--target="):
