@@ -64,6 +64,11 @@ def run_config(flag: flags.FlagHolder) -> RunConfig:
         ) from error
 
 
+def say(text: str) -> None:
+    """Prints a line of progress on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def launch(main: Callable[[], dict]) -> None:
     """Parses the flags, runs `main` and prints its result as the last line of stdout, in JSON.
 

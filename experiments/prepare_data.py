@@ -17,7 +17,6 @@ tokens, rows, bytes_in, bytes_out, bad_records, seconds, finished.
 """
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
@@ -48,8 +47,8 @@ def main() -> dict:
     workdir = Path(entry.required(WORKDIR))
     began = time.perf_counter()
     runner = Cluster() if RUNNER.value == "ray" else Local(config.workers)
-    manifest = clean(config, workdir, say, runner)
-    say("tokenizing")
+    manifest = clean(config, workdir, entry.say, runner)
+    entry.say("tokenizing")
     rows = dataclasses.asdict(config.rows) | {"tokenizer": config.rows.tokenizer}
     vocab_size = rows.pop("vocab_size")
     source = data.DataConfig(source="cleaned", path=str(workdir / "cleaned"), **rows)
@@ -61,11 +60,6 @@ def main() -> dict:
         "seconds": time.perf_counter() - began,
         "finished": True,
     }
-
-
-def say(text: str) -> None:
-    """Prints a line of progress on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

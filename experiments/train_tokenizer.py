@@ -18,7 +18,6 @@ sample_bytes, held_out_bytes, seconds, finished.
 """
 
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -42,12 +41,12 @@ def main() -> dict:
     workdir = Path(entry.required(WORKDIR))
     refuse_used(workdir)
     began = time.perf_counter()
-    say("reading")
+    entry.say("reading")
     sample = open_texts(config.data, "train", config.data.tokenizer.sample_bytes)
     held_out = comparison.HeldOut(open_texts(config.data, "validation", config.measured_bytes))
     tokenizers, results = {}, []
     for name, vocab_size, options in config.candidates():
-        say(f"training {name}")
+        entry.say(f"training {name}")
         start = time.perf_counter()
         tokenizer = train_tokenizer(sample, vocab_size=vocab_size, config=options)
         seconds = time.perf_counter() - start
@@ -67,7 +66,7 @@ def main() -> dict:
             for_transformers(folder / "tokenizer.model").save(folder / "transformers")
     (partial / "report.md").write_text(page, encoding="utf-8")
     partial.replace(workdir)
-    say(page)
+    entry.say(page)
     return {
         "tokenizers": results,
         "sample_bytes": sum(len(text.encode()) for text in sample),
@@ -75,11 +74,6 @@ def main() -> dict:
         "seconds": time.perf_counter() - began,
         "finished": True,
     }
-
-
-def say(text: str) -> None:
-    """Prints a line of progress on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
