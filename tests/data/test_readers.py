@@ -462,3 +462,16 @@ def test_fuzzed_for_thirty_seconds():
     files, records, items = fuzz(30, seed=4)
     assert files > 300
     assert 0 < records < items
+
+
+def test_a_parquet_file_whose_statistics_contradict_its_schema_is_bad(tmp_path):
+    """Found by the fuzzer: pyarrow ends the process when it is asked about such a column."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one", None, "three"]}), path)
+    optional, required = (b"\x25" + kind + b"\x18\x04text" for kind in (b"\x02", b"\x00"))
+    data = path.read_bytes()
+    assert data.count(optional) == 1
+    path.write_bytes(data.replace(optional, required))
+    (item,) = read(path)
+    assert isinstance(item, Bad)
+    assert "is damaged or no parquet" in item.reason
