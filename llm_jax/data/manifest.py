@@ -35,6 +35,7 @@ class Manifest:
       tokenizer_sha256: of `tokenizer.model`, or of a pretrained one's `tokenizer.json`.
       tokens_sha256: of each split's token file.
       parts: of a mixture the train tokens of each part, by name.
+      labels: of labelled texts what `llm_jax.data.labelled_rows` counted; else empty.
       images: of images their shape (C, H, W), number of classes, mean and deviation of the train
         split's pixels; else empty.
     """
@@ -57,6 +58,7 @@ class Manifest:
     tokenizer_sha256: str = ""
     tokens_sha256: dict = dataclasses.field(default_factory=dict)
     parts: dict = dataclasses.field(default_factory=dict)
+    labels: dict = dataclasses.field(default_factory=dict)
     images: dict = dataclasses.field(default_factory=dict)
 
     def save(self, directory: Path) -> None:

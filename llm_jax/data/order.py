@@ -14,6 +14,8 @@ import numpy as np
 _ENDLESS = 1 << 53
 # Places in which a mixture's shares are met exactly.
 BLOCK = 4096
+# Batches whose examples are sorted by length together.
+WINDOW = 50
 
 Order = Callable[[np.ndarray], np.ndarray]
 
@@ -36,6 +38,38 @@ def shuffled(size: int, seed: str) -> Order:
     # of seed 0's second epoch.
     order = grain.MapDataset.range(size).shuffle(seed=hashed(seed) >> 32).repeat(_ENDLESS // size)
     return lambda places: np.array([order[place] for place in np.asarray(places).tolist()])
+
+
+def by_length(lengths: np.ndarray, batch_size: int, seed: str) -> Order:
+    """Returns the order of examples that are batched with others of about their length.
+
+    In every epoch the examples are permuted; of each `WINDOW` batches of them, the last ones
+    included, those of like length make a batch; and the batches are permuted. What does not fill
+    one is left out of that epoch.
+
+    Args:
+      lengths: [n] of the examples.
+      batch_size: B, at most n; places `s*B .. (s+1)*B - 1` are one batch.
+      seed: any text.
+    """
+    count = len(lengths) // batch_size
+
+    @functools.lru_cache(maxsize=2)
+    def epoch_of(epoch: int) -> np.ndarray:
+        key = np.array([hashed(f"{seed} lengths"), epoch], np.uint64)
+        random = np.random.Generator(np.random.Philox(key=key))
+        order = random.permutation(len(lengths))[: count * batch_size]
+        for begin in range(0, len(order), WINDOW * batch_size):
+            window = order[begin : begin + WINDOW * batch_size]
+            window[:] = window[np.argsort(lengths[window], kind="stable")]
+        return order.reshape(count, batch_size)[random.permutation(count)]
+
+    def order(places: np.ndarray) -> np.ndarray:
+        steps, inside = np.divmod(np.asarray(places), batch_size)
+        epochs, numbers = np.divmod(steps, count)
+        return np.array([epoch_of(e)[n, i] for e, n, i in zip(epochs.tolist(), numbers, inside)])
+
+    return order
 
 
 def mixed(

@@ -17,6 +17,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data.cleaned import open_cleaned
 from llm_jax.data.config import DataConfig
 from llm_jax.data.images import open_images, write_images
+from llm_jax.data.labelled_rows import open_labelled, write_labelled
 from llm_jax.data.manifest import FILE_NAME, FORMAT, Manifest, again, load_manifest
 from llm_jax.data.manifest import verify as verify_files
 from llm_jax.data.objectives import NextToken
@@ -74,6 +75,8 @@ def prepare(
         partial.mkdir(parents=True)
         if config.kind == "images":
             manifest = write_images(source, inputs, partial)
+        elif config.kind == "labelled":
+            manifest = write_labelled(config, source, inputs, vocab_size, partial)
         else:
             from llm_jax.data.write_text import write_text  # imports TFDS, most of a second
 
@@ -93,6 +96,7 @@ def prepare(
 _OPEN = {
     "stdlib": open_source, "text": open_source, "cleaned": open_cleaned, "records": open_records,
     "tfds": open_tfds, "functions": open_pairs, "pairs": open_pairs, "images": open_images,
+    "labelled": open_labelled, "csv": open_labelled,
 }  # fmt: skip
 
 
@@ -113,6 +117,13 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
         inputs = {"source": config.source, "content_sha256": source.content_sha256}
     if config.kind == "images":
         return inputs
+    if config.kind == "labelled":
+        keys = ("text", "label", "sequence_length")
+        return (
+            inputs
+            | {key: getattr(config, key) for key in keys}
+            | {"target": objective.target, "tokenizer": config.tokenizer.inputs()}
+        )
     inputs |= {
         "record_length": objective.record_length(config.sequence_length),
         "symbols": tuple(objective.symbols),

@@ -13,6 +13,8 @@ import numpy as np
 from llm_jax.configuration import ConfigError
 from llm_jax.data import packing
 from llm_jax.data.images import ImageRows
+from llm_jax.data.labelled_rows import SPLITS as LABELLED_SPLITS
+from llm_jax.data.labelled_rows import LabelledRows
 from llm_jax.data.manifest import FILE_NAME, Manifest, load_manifest, verify
 from llm_jax.data.mixture import MixedRows
 from llm_jax.data.objectives import NextToken, Vocabulary
@@ -187,18 +189,20 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
 
     Args:
       directory: of `prepare`.
-      split: which of the two.
+      split: which of the two; labelled texts have a "test" too.
       objective: what is made of an example, of `llm_jax.data.objectives`; the one of `prepare`.
 
     Returns:
-      `TokenRows`, `PairRows` or `ImageRows`, by the objective's kind, or `MixedRows` of a mixture.
+      `TokenRows`, `PairRows`, `ImageRows` or `LabelledRows`, by the objective's kind, or
+      `MixedRows` of a mixture.
 
     Raises:
       ConfigError: an unknown split, no prepared data, or a file of it that is missing or damaged
         (named).
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split is {split!r}: give one of {', '.join(SPLITS)}")
+    known = LABELLED_SPLITS if objective.kind == "labelled" else SPLITS
+    if split not in known:
+        raise ConfigError(f"split is {split!r}: give one of {', '.join(known)}")
     directory = Path(directory)
     manifest = load_manifest(directory)
     if manifest.parts:
@@ -207,6 +211,8 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
         return MixedRows(parts, split, manifest)
     if objective.kind == "images":
         return ImageRows(directory, split, manifest, objective)
+    if objective.kind == "labelled":
+        return LabelledRows(directory, split, manifest)
     tokenizer_files = [name for name in FILES if name in manifest.files]
     verify(directory, manifest, [*tokenizer_files, token_file(split)])
     path = directory / token_file(split)

@@ -1,10 +1,10 @@
 """What a model learns from an example: each objective makes the arrays of a batch.
 
 An objective is a frozen dataclass whose fields are the user's configuration. `kind` says what it
-learns from ("text", "pairs" or "images"). Those of text have `symbols` (special pieces of the
-tokenizer), `record_length` (tokens of a stored row), `overlap` (how many of them begin the next
-row again), `lengths` (static sizes of the arrays) and `batch`. All chance about an example comes
-from its own generator, so that its arrays do not depend on its batch.
+learns from ("text", "pairs", "labelled" or "images"). Those of text have `symbols` (special pieces
+of the tokenizer), `record_length` (tokens of a stored row), `overlap` (how many of them begin the
+next row again), `lengths` (static sizes of the arrays) and `batch`. All chance about an example
+comes from its own generator, so that its arrays do not depend on its batch.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from llm_jax.data.objectives.next_sentence import NextSentence
 from llm_jax.data.objectives.next_token import NextToken
 from llm_jax.data.objectives.pairs import Pairs
 from llm_jax.data.objectives.span_corruption import SpanCorruption
+from llm_jax.data.objectives.text_classification import TextClassification
 from llm_jax.data.objectives.vocabulary import Vocabulary
 
 # By name.
@@ -32,6 +33,7 @@ OBJECTIVES: dict[str, type] = {
         SpanCorruption,
         Denoising,
         Pairs,
+        TextClassification,
         Classification,
         MaskedPatches,
     )
