@@ -50,7 +50,7 @@ def save_adapters(
     Args:
       path: a folder that is not there yet.
       config: of the model's family.
-      adapters: of `Model.new_adapters`.
+      adapters: `params["adapters"]` of `Model.grown`.
       methods: one `Lora` or one `IA3`.
       base: name or path of the model, for the reader's information.
 
@@ -152,7 +152,7 @@ def load_adapters(path: str | os.PathLike, config: Any) -> tuple[tuple, Any]:
         raise ConfigError(f"{path / WEIGHTS} holds no adapters")
     method = _method(kind, given, found, path)
     model = adapted(models.build(config), (method,))
-    wanted = _by_layer(model.abstract_adapters)
+    wanted = _by_layer(model.abstract_params["adapters"])
     tree: dict = {}
     for layer, own in wanted.items():
         for name, leaf in own.items():

@@ -32,13 +32,11 @@ class Table(nn.Module):
     init_std: float
     dtype: jnp.dtype
 
-    def setup(self):
-        """Declares the table, float32 [rows, features]."""
-        init = named(nn.initializers.normal(self.init_std), (self.row_axis, "embed"))
-        self.table = self.param("table", init, (self.rows, self.features))
-
+    @nn.compact
     def __call__(self, indices):
         """Returns [..., features] for int32 `indices [...]`, clipped to the table."""
+        init = named(nn.initializers.normal(self.init_std), (self.row_axis, "embed"))
+        table = self.param("table", init, (self.rows, self.features))
         # Whole vectors, gathered over fsdp as for a matmul: else SPMD would move the activations.
-        table = constrain(self.table, (self.row_axis, "embed"))
+        table = constrain(table, (self.row_axis, "embed"))
         return jnp.take(table, indices, axis=0, mode="clip").astype(self.dtype)

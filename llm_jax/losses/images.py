@@ -24,8 +24,12 @@ def class_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
       soft labels: the likeliest).
     """
     logits = _outputs(model, params, batch, dropout_key)["logits"]
+    return weighted_class_loss(logits, batch["labels"], batch["weights"], config)
+
+
+def weighted_class_loss(logits, labels, weights, config: LossConfig):
+    """Returns what `class_loss` does, of logits [B, classes]."""
     normalizer = jax.nn.logsumexp(logits, axis=-1)
-    labels, weights = batch["labels"], batch["weights"]
     if labels.ndim == 2:
         picked, labels = jnp.sum(logits * labels, axis=-1), jnp.argmax(labels, axis=-1)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.images import class_loss, masked_patch_loss
+from llm_jax.losses.labels import label_loss
 from llm_jax.losses.language_model import next_token_loss
 from llm_jax.losses.masked_language_model import masked_token_loss, sentence_pair_loss
 from llm_jax.losses.sequence_to_sequence import target_loss
@@ -33,6 +34,9 @@ class Task:
     shared: tuple[str, ...] = ()
 
 
+# Those that a head reads.
+HEADED = ("bert", *models.DECODERS, *models.TEXT_TO_TEXT)
+
 TASKS = {
     "next_token": Task(next_token_loss, models.DECODERS),
     "fill_in_the_middle": Task(next_token_loss, models.DECODERS),
@@ -43,6 +47,7 @@ TASKS = {
     "span_corruption": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "denoising": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "pairs": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
+    "text_classification": Task(label_loss, HEADED),
     "classification": Task(class_loss, ("vit",), {"head": ("classification", "distilled")}),
     "masked_patches": Task(
         masked_patch_loss, ("vit",), {"head": ("pixels",)}, shared=("patch_size",)

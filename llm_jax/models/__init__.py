@@ -20,6 +20,7 @@ from llm_jax.layers import partition
 from llm_jax.layers.stack import Scan
 from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
 from llm_jax.models.flops import Flops
+from llm_jax.models.heads import Head
 from llm_jax.parallel.sharding import axis_size, platform
 
 FAMILIES = {
@@ -133,8 +134,10 @@ class Model:
       quantization: what its blocks' projections multiply in, see `llm_jax.layers.stack.Scan`.
       scaling: the memory of its scales, a tree of `new_scaling`; in fp8 it is needed to compute.
       interceptors: of `nn.intercept_methods`, the first one outermost: what they add to the
-        module's layers has its parameters in the collection "adapters", see `llm_jax.peft`.
-      adapters: these parameters, a tree of `new_adapters`; needed to compute with interceptors.
+        module's layers has its parameters under `params["adapters"]`, see `llm_jax.peft`.
+      virtual_tokens: that stand in front of each row, see `llm_jax.peft.prompt`.
+      head: None, or what a task reads from the hidden states, with its parameters under
+        `params["task_head"]`, see `llm_jax.models.heads`.
     """
 
     config: Any
@@ -143,7 +146,8 @@ class Model:
     quantization: str | None = None
     scaling: Any = None
     interceptors: tuple = ()
-    adapters: Any = None
+    virtual_tokens: int = 0
+    head: Head | None = None
 
     @property
     def family(self):
@@ -168,10 +172,19 @@ class Model:
         with jax.sharding.use_abstract_mesh(mesh), self._intercepted():
             inputs = self.family.example_inputs(self.config)
             if params is None:
-                return self._module.init(key, **inputs)
-            return self._module.apply(
-                {"params": params}, **inputs, mutable=("scaling", "adapters"), rngs={"params": key}
-            )[1]
+                made = dict(self._module.init(key, **inputs))
+            else:
+                made = self._module.apply(
+                    {"params": params},
+                    **inputs,
+                    mutable=("scaling", "adapters"),
+                    rngs={"params": key},
+                )[1]
+                made = {"params": {}, **made}
+            added = {"adapters": made["adapters"]} if "adapters" in made else {}
+            if self.head is not None:
+                added["task_head"] = self.head.init(jax.random.fold_in(key, 1), self.config)
+        return made | {"params": {**made["params"], **added}}
 
     def _intercepted(self):
         with contextlib.ExitStack() as stack:
@@ -181,20 +194,23 @@ class Model:
 
     def init(self, key):
         """Returns fresh parameters, a nested dict of float32 arrays, stacked by layer."""
-        return nn.meta.unbox(self._boxed(key)["params"])
+        if not self.interceptors and self.head is None:
+            return nn.meta.unbox(self._boxed(key)["params"])
+        # What is added draws nothing that the family's own would have drawn.
+        return self.grown(dataclasses.replace(self, interceptors=(), head=None).init(key), key)
 
     def new_scaling(self):
         """Returns the memory of the scales at the start, a tree of float32; None where none is."""
         return nn.meta.unbox(self._boxed(jax.random.key(0)).get("scaling"))
 
-    def new_adapters(self, params, key):
-        """Returns what the interceptors add, a tree of float32; None where there are none.
+    def grown(self, params, key):
+        """Returns `params` with what the interceptors and the head add to them.
 
         Args:
-          params: that they are added to; some begin as these say.
+          params: of the family alone; some of what is added begins as they say.
           key: for what begins by chance.
         """
-        return nn.meta.unbox(self._boxed(key, params).get("adapters"))
+        return params | nn.meta.unbox(self._boxed(key, params)["params"])
 
     @functools.cached_property
     def _abstract(self):
@@ -211,16 +227,6 @@ class Model:
         return partition.axis_names(self._abstract.get("scaling"))
 
     @property
-    def abstract_adapters(self):
-        """A tree like that of `new_adapters`, of `jax.ShapeDtypeStruct`; or None."""
-        return nn.meta.unbox(self._abstract.get("adapters"))
-
-    @property
-    def adapter_axes(self):
-        """The same of `new_adapters`."""
-        return partition.axis_names(self._abstract.get("adapters"))
-
-    @property
     def abstract_params(self):
         """A tree like the parameters, of `jax.ShapeDtypeStruct`."""
         return nn.meta.unbox(self._abstract["params"])
@@ -235,10 +241,52 @@ class Model:
         variables = {"params": params}
         if self.scaling is not None:
             variables["scaling"] = self.scaling
-        if self.adapters is not None:
-            variables["adapters"] = self.adapters
+        if "adapters" in params:
+            variables["adapters"] = params["adapters"]
         with self._intercepted():
             return self._module.apply(variables, *args, method=method, **inputs)
+
+    def read(self, params, tokens, mask, *, token_types=None, dropout_key=None, example_ids=None):
+        """Returns what the head reads: float32 [B, outputs], without pooling [B, T, outputs].
+
+        Of a model with an encoder and a decoder it reads the encoder.
+
+        Args:
+          params: of `init`, the head's included.
+          tokens: int32 [B, T].
+          mask: int32 [B, T], 1 where a token is real; a decoder's padding stands behind.
+          token_types: int32 [B, T] of a BERT, or None.
+          dropout_key: turns dropout on.
+          example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
+        """
+        if dropout_key is not None and example_ids is None:
+            example_ids = jnp.arange(tokens.shape[0])
+        random = {"dropout_key": dropout_key, "example_ids": example_ids}
+        if self.config.family in DECODERS:
+            found, _ = self.hidden(params, tokens, **random)
+            return self.head.apply(params["task_head"], found, mask > 0, **random)
+        real, (tokens, mask) = mask > 0, self._behind_virtual(tokens, mask)
+        if token_types is not None:
+            token_types = jnp.pad(token_types, ((0, 0), (self.virtual_tokens, 0)))
+        if self.config.family == "bert":
+            found = self.apply(params, tokens, segment_ids=mask, token_types=token_types, **random)[
+                "last_hidden_state"
+            ]
+        else:
+            given = {"input_ids": tokens, "attention_mask": mask}
+            found = self.apply(params, method="encode", **given, **random)["hidden"]
+        found = found[:, self.virtual_tokens :]
+        return self.head.apply(params["task_head"], found, real, **random)
+
+    def _behind_virtual(self, tokens, mask=None):
+        """Returns tokens and mask [B, V + T] with the virtual tokens in front."""
+        if not self.virtual_tokens:
+            return tokens, mask
+        ids = self.config.padded_vocab + jnp.arange(self.virtual_tokens, dtype=jnp.int32)
+        front = jnp.broadcast_to(ids, (tokens.shape[0], self.virtual_tokens))
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (self.virtual_tokens, 0)), constant_values=1)
+        return jnp.concatenate([front, tokens], axis=1), mask
 
     def hidden(
         self,
@@ -275,6 +323,14 @@ class Model:
             cache that came without positions, or a cache came with segments.
         """
         require_decoder(self.config)
+        virtual = self.virtual_tokens if cache is None else 0  # a cache has them already
+        if virtual and (positions is not None or segment_ids is not None):
+            raise ConfigError(
+                f"{virtual} virtual tokens stand in front of a row, which must be one text: rows "
+                "with several documents cannot be tuned by prompts or prefixes"
+            )
+        if virtual:
+            tokens, _ = self._behind_virtual(tokens)
         if positions is None and tokens.shape[1] > self.config.max_positions:
             raise ConfigError(
                 f"a sequence of {tokens.shape[1]} tokens is longer than the model's "
@@ -291,7 +347,7 @@ class Model:
                 )
         if dropout_key is not None and example_ids is None:
             example_ids = jnp.arange(tokens.shape[0])
-        return self.apply(
+        found, cache = self.apply(
             params,
             tokens,
             positions=positions,
@@ -300,6 +356,7 @@ class Model:
             example_ids=example_ids,
             cache=cache,
         )
+        return found[:, virtual:], cache
 
     def output_embedding(self, params):
         """Returns the float32 [padded_vocab, D] matrix that maps hidden states to logits."""

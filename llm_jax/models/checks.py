@@ -14,11 +14,11 @@ def check_sizes(config, names: tuple[str, ...]) -> None:
             raise ConfigError(f"model.{name} is {getattr(config, name)}: give 0 <= rate < 1")
 
 
-def check_choice(config, name: str, known: tuple) -> None:
-    """Refuses a `config.name` that is none of `known`."""
+def check_choice(config, name: str, known: tuple, path: str = "model") -> None:
+    """Refuses a `config.name`, of `path`, that is none of `known`."""
     if getattr(config, name) not in known:
         choices = ", ".join(map(str, known))
-        raise ConfigError(f"model.{name} is {getattr(config, name)!r}: choose one of {choices}")
+        raise ConfigError(f"{path}.{name} is {getattr(config, name)!r}: choose one of {choices}")
 
 
 def check_heads(config) -> None:

@@ -1,8 +1,8 @@
 """Parameter-efficient fine-tuning: what is added to a model that stays as it is.
 
-    model = peft.adapted(model, methods)               # the same functions, with places for more
-    adapters = model.new_adapters(params, key)         # the only parameters that train
-    dataclasses.replace(model, adapters=adapters).apply(params, ...)
+    model = peft.adapted(model, methods)    # the same functions, with places for more
+    params = model.grown(params, key)       # with params["adapters"], the only ones that train
+    model.apply(params, ...)
 
 A method adds its own parameters to layers that it names by their paths, such as
 `layers/attention/query`; the layers themselves know of none. Several work together.
@@ -16,10 +16,19 @@ from llm_jax.peft.bottleneck import Bottleneck
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import Lora
 from llm_jax.peft.merge import merge, unmerge
+from llm_jax.peft.prompt import Prefix, Prompt, PTuning
 
-METHODS = {"lora": Lora, "ia3": IA3, "bottleneck": Bottleneck}
-
-__all__ = ["IA3", "METHODS", "Bottleneck", "Lora", "adapted", "merge", "unmerge"]
+__all__ = [
+    "IA3",
+    "Bottleneck",
+    "Lora",
+    "PTuning",
+    "Prefix",
+    "Prompt",
+    "adapted",
+    "merge",
+    "unmerge",
+]
 
 
 def adapted(model: Model, methods: tuple) -> Model:
@@ -27,7 +36,8 @@ def adapted(model: Model, methods: tuple) -> Model:
 
     Args:
       model: of any family.
-      methods: `Lora`, `IA3`, `Bottleneck`, each at most once.
+      methods: `Lora`, `IA3`, `Bottleneck`, `Prefix`, `Prompt`, `PTuning`, each at most once; their
+        virtual tokens stand in this order.
 
     Raises:
       ConfigError: a method is there twice, or names no layer of the model.
@@ -36,11 +46,18 @@ def adapted(model: Model, methods: tuple) -> Model:
     for kind in kinds:
         if kinds.count(kind) > 1:
             raise ConfigError(f"{kind.__name__} is given twice: give it once, with all its targets")
+    virtual, placed = 0, []
     for method in methods:
         # Each alone, so that the one without a target is named.
-        if dataclasses.replace(model, interceptors=(method.intercept,)).adapter_axes is None:
+        if isinstance(method, Prompt | Prefix):
+            method = dataclasses.replace(method, place=virtual)
+            virtual += method.tokens
+        placed.append(method)
+        alone = dataclasses.replace(model, interceptors=(method.intercept,))
+        if "adapters" not in alone.abstract_params:
             raise ConfigError(
                 f"{type(method).__name__}.targets is {method.targets!r}, which is no layer of a "
                 f"{model.config.family}: give a pattern of paths such as 'attention/(query|value)'"
             )
-    return dataclasses.replace(model, interceptors=tuple(one.intercept for one in methods))
+    interceptors = tuple(method.intercept for method in placed)
+    return dataclasses.replace(model, interceptors=interceptors, virtual_tokens=virtual)

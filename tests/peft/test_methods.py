@@ -68,8 +68,8 @@ def compiled(model):
         for name, value in model.family.example_inputs(model.config).items()
     }
     return jax.jit(
-        lambda params, adapters: dataclasses.replace(model, adapters=adapters).apply(
-            params, **inputs
+        lambda params, adapters: model.apply(
+            params if adapters is None else params | {"adapters": adapters}, **inputs
         )
     )
 
@@ -87,7 +87,7 @@ def test_at_the_start_nothing_changes_and_then_it_does(name):
     params = moved(model.init(jax.random.key(0)), size=0.1)
     base = computed(model, params)
     grown = peft.adapted(model, (METHODS[name],))
-    adapters = grown.new_adapters(params, jax.random.key(1))
+    adapters = grown.grown(params, jax.random.key(1))["adapters"]
     found = computed(grown, params, adapters)
     if name == "dora":
         assert relative_error(found, base) < 1e-6
@@ -114,7 +114,7 @@ def test_merged_weights_compute_the_same(name, names):
     methods = tuple(METHODS[name] for name in names)
     params = moved(model.init(jax.random.key(0)), size=0.1)
     grown = peft.adapted(model, methods)
-    adapters = moved(grown.new_adapters(params, jax.random.key(1)), size=0.1)
+    adapters = moved(grown.grown(params, jax.random.key(1))["adapters"], size=0.1)
     want = computed(grown, params, adapters)
     merged = peft.merge(params, adapters, methods)
     assert relative_error(computed(model, merged), want) < 1e-5
@@ -138,9 +138,7 @@ def test_decoding_from_a_cache_with_adapters():
     methods = (Lora(targets=ALL), IA3(), Bottleneck("houlsby"))
     grown = peft.adapted(model, methods)
     params = moved(model.init(jax.random.key(0)), size=0.1)
-    grown = dataclasses.replace(
-        grown, adapters=moved(grown.new_adapters(params, jax.random.key(1)))
-    )
+    params = moved(grown.grown(params, jax.random.key(1)))
     tokens = jax.random.randint(jax.random.key(2), (2, 9), 0, 64)
     whole = jax.jit(lambda tokens: grown.hidden(params, tokens)[0])(tokens)
     step = jax.jit(
@@ -163,7 +161,7 @@ def test_a_bottleneck_s_scale_and_where_it_reads():
 
     def changed(adapter, name):
         grown = peft.adapted(model, (adapter,))
-        adapters = moved(grown.new_adapters(params, jax.random.key(1)))
+        adapters = moved(grown.grown(params, jax.random.key(1))["adapters"])
         own = adapters["layers"]["mlp"]
         own |= {key: 0 * own[key] for key in ("bottleneck_down_bias", "bottleneck_up_bias")}
         own[name] = own[name] + 1.0
@@ -184,11 +182,11 @@ def test_gradients_of_adapters_on_a_mesh(axes):
     model = dataclasses.replace(model, config=config)
     grown = peft.adapted(model, (Lora(targets=ALL, magnitudes=True), Bottleneck("houlsby")))
     params = moved(model.init(jax.random.key(0)), size=0.1)
-    adapters = moved(grown.new_adapters(params, jax.random.key(1)))
+    adapters = moved(grown.grown(params, jax.random.key(1))["adapters"])
     tokens = jax.random.randint(jax.random.key(2), (4, 8), 0, 64)
 
     def loss(adapters, params):
-        hidden, _ = dataclasses.replace(grown, adapters=adapters).hidden(params, tokens)
+        hidden, _ = grown.hidden(params | {"adapters": adapters}, tokens)
         return jnp.sum(jnp.sin(hidden))
 
     want = jax.jit(jax.grad(loss))(adapters, params)
@@ -198,7 +196,10 @@ def test_gradients_of_adapters_on_a_mesh(axes):
     )
     placed = [
         jax.device_put(tree, tree_shardings(tree, names, mesh))
-        for tree, names in ((adapters, grown.adapter_axes), (params, model.logical_axes))
+        for tree, names in (
+            (adapters, grown.logical_axes["adapters"]),
+            (params, model.logical_axes),
+        )
     ]
     with jax.set_mesh(mesh):
         found = jax.jit(jax.grad(loss))(*placed)

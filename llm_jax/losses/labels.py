@@ -1,0 +1,43 @@
+"""Objectives over labels that a head reads from a text: classes, several of them, numbers."""
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.losses.images import weighted_class_loss
+from llm_jax.losses.language_model import LossConfig
+
+
+def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = LossConfig()):
+    """The loss of labels: cross-entropy of classes, of each of several, or a squared error.
+
+    Args:
+      model: a `llm_jax.models.Model` with a head.
+      params: its parameters, the head's included.
+      batch: tokens, mask int32 [B, T] (1 where real); weights float32 [B]; labels int32 [B]
+        (softmax cross-entropy), float32 [B, classes] of 0 and 1 (sigmoid cross-entropy, averaged
+        over the classes) or float32 [B] (squared error); optionally example_ids int32 [B].
+      dropout_key: turns dropout on.
+      config: label smoothing and z-loss, of the first kind.
+
+    Returns:
+      `((loss_sum, weight_sum), metrics)`, float32 scalars; `nll` is the sum of the plain loss,
+      `accuracy` that of the weights of what is right: of several classes all of them.
+    """
+    outputs = model.read(
+        params,
+        batch["tokens"],
+        batch["mask"],
+        dropout_key=dropout_key,
+        example_ids=batch.get("example_ids"),
+    )
+    labels, weights = batch["labels"], batch["weights"]
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return weighted_class_loss(outputs, labels, weights, config)
+    if labels.ndim == 2:
+        nll = jnp.mean(jax.nn.softplus(outputs) - labels * outputs, axis=-1)
+        right = jnp.all((outputs > 0) == (labels > 0.5), axis=-1)
+        sums = {"accuracy": jnp.sum(right * weights)}
+    else:
+        nll, sums = jnp.square(outputs[:, 0] - labels), {}
+    total = jnp.sum(nll * weights)
+    return (total, jnp.sum(weights)), {"nll": total} | sums
