@@ -27,17 +27,11 @@ from experiments import entry
 from llm_jax import data
 from llm_jax.evaluation.perplexity import evaluate, loss_by_part
 from llm_jax.evaluation.samples import draw_samples
-from llm_jax.parallel.mesh import batch_block
-from llm_jax.parallel.sharding import batch_sharding
-from llm_jax.training import checkpoint, hardware, loop, monitor, profile, report, restore, spikes
+from llm_jax.training import hardware, profile
 from llm_jax.training.goodput import Ledger
+from llm_jax.training.train import train
 from llm_jax.training.trainer import make_trainer
-from llm_jax.training.workdir import (
-    claim_workdir,
-    data_directory,
-    open_workdir,
-    prepare_data,
-)
+from llm_jax.training.workdir import data_directory, open_workdir, prepare_data
 
 CONFIG = entry.define_config()
 flags.adopt_module_key_flags(entry)
@@ -57,109 +51,27 @@ def main() -> dict:
     open_workdir(workdir, run)
     ledger = Ledger(workdir, age=hardware.process_age())
     trainer = make_trainer(run)
-    model, mesh = trainer.model, trainer.mesh
-    manifest = prepare_data(run, workdir)
+    prepare_data(run, workdir)
     rows, held_out = (
         data.open_split(data_directory(workdir), split, run.objective)
         for split in ("train", "validation")
     )
+    how = {"batch_size": run.evaluation.batch_size, "objective": run.objective}
 
-    checkpoints = checkpoint.Checkpoints(
-        workdir, run.checkpoint.keep_last, restore.companions(run, data_directory(workdir))
+    def score(params, limit):
+        return evaluate(trainer.model, params, held_out, limit=limit, **how)
+
+    trained = train(
+        run, workdir, trainer, rows, score, ledger=ledger, hooks=hooks, fallback=FALLBACK.value
     )
-    guard = spikes.Guard(run.spikes, run.max_skipped_steps)
-
-    def begin():
-        """Returns a step, the state after it and the batches that follow."""
-        first, now = restore.newest_state(checkpoints, run, trainer, guard, fallback=FALLBACK.value)
-        batches = data.batches(
-            rows,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            mixing=run.data.mixing,
-            start_step=first,
-            skipped=guard.skipped,
-            **batch_block(mesh),
-            threads=run.data.read_threads,
-        )
-        return first, now, batches
-
-    first, now, batches = begin()
-    claim_workdir(workdir, run)  # from here on nothing is wrong with what was given
-    peak = hardware.matmul_peak(trainer.policy.dtype, mesh.size)
-    header = report.header(run, model, mesh, manifest, peak)
-    watch = monitor.Monitor(workdir, run, model, peak, first, header, ledger)
-
-    def stepped(step, metrics):
-        guard.look(step, metrics)
-        watch.stepped(step, metrics | {"rollbacks": len(guard.rollbacks)})
-
-    def save(taken, now):
-        with ledger.during("saving"):
-            checkpoints.save(taken, now, guard.files())
-
-    def score_some(taken, now):
-        if taken < run.steps:  # the whole split is due after the last step
-            score(taken, now, limit=run.evaluation.rows)
-
-    def score(taken, now, limit=None):
-        save(taken, now)  # first: an evaluation that fails loses nothing
-        with ledger.during("evaluation"):
-            scores = evaluate(
-                model, now.params, held_out,
-                batch_size=run.evaluation.batch_size, limit=limit, objective=run.objective,
-            )  # fmt: skip
-            watch.evaluated(taken, scores)
-        with ledger.during("saving"):
-            checkpoints.wait()
-            checkpoints.mark_best(taken, scores["loss"])
-        return scores
-
-    hooks = [
-        *hooks,
-        loop.Hook(run.checkpoint.every, save),
-        loop.Hook(run.evaluation.every, score_some),
-    ]
-    with jax.set_mesh(mesh), loop.Interruption() as interruption:
-        while True:
-            try:
-                now, taken = loop.fit(
-                    trainer.train_step,
-                    now,
-                    loop.place_ahead(batches, batch_sharding(mesh)),
-                    first=first,
-                    steps=run.steps,
-                    on_metrics=stepped,
-                    hooks=hooks,
-                    interruption=interruption,
-                    hang_seconds=run.log.hang_seconds,
-                    ledger=ledger,
-                )
-                break
-            except spikes.Spike as found:
-                spike = found.with_traceback(None)  # which would keep the state of the spike
-            with ledger.during("recovery"):
-                batches.close()
-                back_to = checkpoints.go_back(spike.since)
-                watch.rolled_back(guard.leave_out(spike, back_to))
-                first, now, batches = begin()
-        seconds = watch.elapsed()
-        if taken < run.steps:
-            save(taken, now)
-            checkpoints.close()
-            signal = interruption.signal or "signal to another process"
-            return watch.interrupted(taken, signal)
-        scores = score(taken, now)
-        with ledger.during("evaluation"):
-            scores |= loss_by_part(
-                model, now.params, held_out,
-                batch_size=run.evaluation.batch_size, objective=run.objective,
-            )  # fmt: skip
+    if trained.scores is None:
+        return trained.interrupted()
+    model, params = trainer.model, trained.params
     with ledger.during("evaluation"):
-        samples, drawn = draw_samples(model, now.params, run, data_directory(workdir), held_out)
-    checkpoints.close()
-    result = {"finished": True, "step": taken, "training_seconds": seconds} | scores | drawn
-    return watch.finished(result, samples, guard.rollbacks)
+        with jax.set_mesh(trainer.mesh):
+            parts = loss_by_part(model, params, held_out, **how)
+        samples, drawn = draw_samples(model, params, run, data_directory(workdir), held_out)
+    return trained.finished(parts | drawn, samples)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def evaluate(
         raise ConfigError("the split has no tokens to evaluate on: give more data")
     nats = totals.pop("nll")
     scores = {"loss": nats / weight} | {name: sum_ / weight for name, sum_ in totals.items()}
-    if objective.kind != "images":
+    if objective.kind in ("text", "pairs"):
         scores["perplexity"] = math.exp(min(scores["loss"], 700.0))
     if isinstance(objective, NextToken):
         seen = rows.bytes * weight / rows.tokens

@@ -6,5 +6,6 @@ independent layers and which are the rows and columns of a matrix.
 
 from llm_jax.optim.chain import build
 from llm_jax.optim.config import OPTIMIZERS, SCHEDULES, OptimConfig
+from llm_jax.optim.gradual import gradually
 from llm_jax.optim.schedules import schedule
 from llm_jax.optim.state import state_axes

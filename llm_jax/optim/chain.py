@@ -128,10 +128,10 @@ def _multipliers(config: OptimConfig, params, logical_axes) -> list:
             "it needs one depth; set it to 1 and use optim.learning_rate_table"
         )
     (depth,) = depths
-    below = _below(config.layer_decay_bottom, names)
+    lowest = below(config.layer_decay_bottom, params)
     falling = config.layer_decay ** np.arange(depth - 1, -1, -1, dtype=np.float64)
     scaled = []
-    for value, leaf, name, is_below in zip(values, leaves, axes, below, strict=True):
+    for value, leaf, name, is_below in zip(values, leaves, axes, lowest, strict=True):
         if name and name[0] == "layers":
             layers = falling.reshape(depth, *[1] * (leaf.ndim - 1))
             scaled.append((value * layers).astype(np.float32))
@@ -140,6 +140,7 @@ def _multipliers(config: OptimConfig, params, logical_axes) -> list:
     return scaled
 
 
-def _below(pattern: str, names: list[str]) -> list[bool]:
-    values = match(((pattern, 1.0), (".*", 0.0)), names, "optim.layer_decay_bottom")
+def below(pattern: str, params) -> list[bool]:
+    """Returns of each leaf whether its path matches `pattern`, that of `layer_decay_bottom`."""
+    values = match(((pattern, 1.0), (".*", 0.0)), paths(params), "optim.layer_decay_bottom")
     return [bool(value) for value in values]

@@ -135,6 +135,15 @@ def abstract_batch(run: RunConfig, sharding=None) -> dict[str, jax.ShapeDtypeStr
         source, target = (np.zeros((1, size), np.int32) for size in sizes.values())
         row = {"source": source, "source_mask": source, "targets": target}
         row["weights"] = target.astype(np.float32)
+    elif objective.kind == "labelled":
+        tokens = np.zeros((1, length), np.int32)
+        labels = np.zeros(1, np.int32)
+        row = {
+            "tokens": tokens,
+            "mask": tokens,
+            "labels": labels,
+            "weights": np.ones(1, np.float32),
+        }
     else:
         pieces = np.zeros(run.model.vocab_size, bool)
         names = ("begins_word", "ends_word", "special", "line_ends")
@@ -169,10 +178,9 @@ def memory(run: RunConfig, trainer: Trainer, batch) -> dict[str, int]:
     parameters, shared out evenly.
     """
     target, mesh = trainer.target, trainer.mesh
-    axes = trainer.model.logical_axes
-    places = tree_shardings(target.params, axes, mesh, run.parallel.rules(2))
+    places = tree_shardings(target.params, trainer.axes, mesh, run.parallel.rules(2))
     return {
-        "parameters": bytes_on_device(target.params),
+        "parameters": bytes_on_device((target.params, target.frozen)),
         "optimizer": bytes_on_device(target.opt_state),
         "gradients": bytes_on_device(target.params, places),
         "activations": _activations(run, trainer, batch) // mesh.size,
@@ -193,7 +201,8 @@ def _activations(run: RunConfig, trainer: Trainer, batch) -> int:
     target, key = trainer.target, jax.eval_shape(jax.random.key, 0)
     rows = run.batch_size // run.accumulation
     part = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-    more = {} if target.scaling is None else {"scaling": target.scaling}
+    given = {"scaling": target.scaling, "frozen": target.frozen}
+    more = {name: value for name, value in given.items() if value is not None}
 
     def backward(params, batch, key, more):
         loss = functools.partial(trainer.loss, batch=batch, dropout_key=key, **more)
@@ -203,7 +212,8 @@ def _activations(run: RunConfig, trainer: Trainer, batch) -> int:
         (leaf.shape, leaf.dtype)
         for leaf in jax.tree.leaves(jax.eval_shape(backward, target.params, part, key, more))
     )
-    left -= Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(target.params))
+    parameters = jax.tree.leaves((target.params, target.frozen))
+    left -= Counter((leaf.shape, leaf.dtype) for leaf in parameters)
     return sum(
         count * math.prod(shape) * jnp.dtype(dtype).itemsize
         for (shape, dtype), count in left.items()

@@ -131,7 +131,7 @@ def fit(
             on_metrics(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
             watchdog.stepped(step)
 
-    step = first
+    step, compiled = first, {}
     with Watchdog(hang_seconds) as watchdog:
         for batch in ledger.reading(batches, busy):
             if interruption is not None and signalled is None:
@@ -141,11 +141,15 @@ def fit(
             kind = ledger.step(step)
             if step == first:
                 ledger.turn("compilation")
-            if step == first and several:
+            taken = train_step
+            if several:
                 # Compiled apart, and met after: collectives do not wait for one that compiles long.
-                train_step = train_step.lower(state, batch).compile()
-                distributed.meet()
-            state, metrics = train_step(state, batch)
+                shapes = tuple(value.shape for value in batch.values())
+                if shapes not in compiled:
+                    compiled[shapes] = train_step.lower(state, batch).compile()
+                    distributed.meet()
+                taken = compiled[shapes]
+            state, metrics = taken(state, batch)
             ledger.turn(kind)
             report()
             step += 1

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.registry import work
@@ -31,14 +32,15 @@ class Monitor:
       first: steps taken before, 0 for a new run.
       header: of `report.header`; printed at once.
       ledger: says what time was spent on; written whenever `metrics.csv` is.
+      length: tokens of a usual example; None: `data.sequence_length`.
     """
 
     def __init__(
         self, workdir: str, run: RunConfig, model: Model, peak: float, first: int, header,
-        ledger: Ledger,
+        ledger: Ledger, length: int | None = None,
     ):  # fmt: skip
         self._workdir, self._run, self._header = workdir, run, header
-        example = work(run.objective, model, run.data.sequence_length)
+        example = work(run.objective, model, length or run.data.sequence_length)
         self._flops_per_token = example.flops.total
         self._tokens_per_step = run.batch_size * example.tokens
         self._peak = peak
@@ -115,9 +117,10 @@ class Monitor:
         """Says how to go on; returns the result of a run that stopped before its end."""
         self._writer.close()
         self._ledger.write(step)
-        arguments = " ".join(sys.argv[1:])
+        # A module that was run by its name: sys.argv has its path.
+        command = " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
         self._progress.say(
-            f"{signal}: saved step {step}; go on with: python -m experiments.pretrain {arguments}"
+            f"{signal}: saved step {step}; go on with: python -m experiments.{command}"
         )
         return {"finished": False, "step": step, "workdir": self._workdir}
 

@@ -40,7 +40,7 @@ def header(
       peak: measured matmul rate of the mesh in FLOP/s.
     """
     device = jax.devices()[0]
-    example = work(run.objective, model, run.data.sequence_length)
+    example = work(run.objective, model, usual_length(run, manifest))
     length, flops = example.tokens, example.flops
     rows = run.batch_size // run.accumulation
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -68,6 +68,13 @@ def header(
         "optimizer": f"{run.optim.name}, {run.optim.schedule}",
         "data": _described(manifest) + _mixed(run, manifest),
     }
+
+
+def usual_length(run: RunConfig, manifest: Manifest) -> int:
+    """Returns the tokens of a usual example: the mean where each is as long as it is."""
+    if manifest.labels:
+        return round(manifest.tokens["train"] / manifest.rows["train"])
+    return run.data.sequence_length
 
 
 def _described(manifest: Manifest) -> str:

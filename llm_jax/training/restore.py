@@ -1,6 +1,7 @@
 """From a work directory back to a model: `load_model` for use, `load_params` to start from."""
 
 import dataclasses
+import hashlib
 import json
 import types
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ from jax.sharding import Mesh
 
 from llm_jax import interop, models
 from llm_jax.configuration import ConfigError, to_dict
+from llm_jax.data.manifest import sha256_of
 from llm_jax.data.tokenizers import FILES as TOKENIZER_FILES
 from llm_jax.parallel.sharding import tree_shardings
-from llm_jax.training import spikes
+from llm_jax.training import spikes, tuning
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
 from llm_jax.training.precision import policy
 from llm_jax.training.run import RunConfig, parse_run
@@ -22,11 +24,17 @@ from llm_jax.training.spikes import Guard
 from llm_jax.training.state import TrainState, placed
 from llm_jax.training.trainer import Trainer
 
+# What a run's parameters that do not train came from.
+BASE = "base.json"
+
 
 def companions(run: RunConfig, data_directory: str) -> dict[str, bytes]:
     """Returns the files that go beside the weights: configuration, data manifest, tokenizer."""
     paths = [Path(data_directory, name) for name in ("manifest.json", *TOKENIZER_FILES)]
     files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    if run.init_from and tuning.freezes(run):
+        noted = {"path": run.init_from, "sha256": fingerprint(run.init_from)}
+        files[BASE] = json.dumps(noted).encode()
     return files | {"config.json": json.dumps(to_dict(run), indent=2).encode()}
 
 
@@ -42,13 +50,16 @@ def newest_state(
     """
     step = checkpoints.newest(fallback=fallback)
     guard.restore(None if step is None else checkpoints.read(step, spikes.FILE))
+    kept = None
     if step is not None:
-        return step, checkpoints.restore(step, trainer.target)
-    state = trainer.new_state()
-    if run.init_from:
-        params = load_params(run.init_from, run.model, trainer.target.params)
-        state = state._replace(params=params)
-    return 0, state
+        kept = checkpoints.restore(step, trainer.target._replace(frozen=None))
+        if trainer.target.frozen is None:
+            return step, kept
+        check_base(run, checkpoints.read(step, BASE))
+    base = [load_params(run.init_from, run.model, trainer.base)] if run.init_from else []
+    state = trainer.new_state(*base)
+    # What does not train is nowhere but in `init_from`, or follows from the seed.
+    return (0, state) if kept is None else (step, kept._replace(frozen=state.frozen))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +111,52 @@ def load_model(
     run = parse_run(stored | {"model": stored["model"] | dict(model_changes)})
     numbers = policy(run.precision)
     numbers.activate()
-    model = models.build(run.model, run.execution, numbers.dtype)
-    target = model.abstract_params
+    own = models.build(run.model, run.execution, numbers.dtype)
+    model = tuning.applied(own, run)
+    freezing = tuning.freezing(model, run)
+    shapes, frozen = jax.eval_shape(freezing.split, model.abstract_params)
     if mesh is not None:
-        target = placed(target, tree_shardings(target, model.logical_axes, mesh))
-    params = checkpoints.restore(step, {"params": target})["params"]
+        axes, _ = freezing.split_axes(model.logical_axes)
+        shapes = placed(shapes, tree_shardings(shapes, axes, mesh))
+    params = checkpoints.restore(step, {"params": shapes})["params"]
+    if frozen is not None:
+        check_base(run, checkpoints.read(step, BASE))
+        base = own.abstract_params
+        if mesh is not None:
+            base = placed(base, tree_shardings(base, own.logical_axes, mesh))
+        base = [load_params(run.init_from, run.model, base)] if run.init_from else []
+        frozen = jax.jit(lambda *base: freezing.split(tuning.beginning(
+            model, jax.random.key(run.seed), *base, new_layers=run.tuning.new_layers
+        ))[1])(*base)  # fmt: skip
+        params = freezing.join(params, frozen)
     checkpoints.close()
     return Restored(run, model, params, str(path), step)
+
+
+def check_base(run: RunConfig, noted: bytes | None) -> None:
+    """Raises CheckpointError where `run.init_from` is not what it was when the run began."""
+    if noted is None or not run.init_from:
+        return
+    was, now = json.loads(noted)["sha256"], fingerprint(run.init_from)
+    if was != now:
+        raise CheckpointError(
+            f"init_from={run.init_from} is not what was tuned: its sha256 begins with {now[:12]} "
+            f"and was {was[:12]}; bring the old weights back, or tune the new ones in another "
+            "--workdir"
+        )
+
+
+def fingerprint(path: str) -> str:
+    """Returns a sha256 of the weights at `path`, of `run.init_from`."""
+    if interop.is_pretrained(path):
+        root = Path(path)
+        files = sorted(root.glob("*.safetensors")) if root.is_dir() else [root]
+        sums = [f"{file.name} {sha256_of(file)}" for file in files]
+    else:
+        checkpoints, step = _find(path, None)
+        sums = [checkpoints.read(step, "checksums.json").decode()]
+        checkpoints.close()
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 def load_params(workdir: str, config: Any, abstract: Any) -> Any:
@@ -116,13 +166,14 @@ def load_params(workdir: str, config: Any, abstract: Any) -> Any:
       workdir: a run's work directory, of which the newest are taken, or what
         `llm_jax.interop.load_pretrained` reads.
       config: the model's.
-      abstract: `jax.ShapeDtypeStruct`s with shardings.
+      abstract: `jax.ShapeDtypeStruct`s, with shardings or without.
 
     Raises:
       CheckpointError: there are none, or they are of a model other than `config`.
     """
     if interop.is_pretrained(workdir):
-        mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+        sharding = jax.tree.leaves(abstract)[0].sharding
+        mesh = None if sharding is None else sharding.mesh
         found, params = interop.load_pretrained(workdir, mesh)
         _refuse_other_model(to_dict(found), config, workdir)
         return params
@@ -174,3 +225,17 @@ def _find(workdir: str, step: int | str | None) -> tuple[Checkpoints, int]:
         raise CheckpointError(f"{workdir} holds no checkpoint of step {step}: it has {steps}")
     checkpoints.verify(step)
     return checkpoints, step
+
+
+def base_config(path: str) -> Any:
+    """Returns the configuration of the model that `init_from=path` would begin with.
+
+    Raises:
+      ConfigError: neither weights of `llm_jax.interop.load_pretrained` nor a run's work directory.
+    """
+    if interop.is_pretrained(path):
+        return interop.load_config(path)
+    checkpoints, step = _find(path, None)
+    stored = json.loads(checkpoints.read(step, "config.json"))
+    checkpoints.close()
+    return parse_run(stored).model

@@ -1,6 +1,7 @@
 """What a run is: its configuration, checked before anything is loaded."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ from llm_jax.parallel.mesh import MeshConfig
 from llm_jax.parallel.sharding import ParallelConfig
 from llm_jax.training.precision import policy
 from llm_jax.training.spikes import SpikesConfig
+from llm_jax.training.tuning import TuningConfig, methods_of
 
 
 def _at_least(minimum: int, **sections) -> None:
@@ -118,10 +120,14 @@ class RunConfig:
       model: the family's own `Config`; `model.family` names it.
       objective: what is learned from an example; `objective.name` is one of
         `llm_jax.data.objectives.OBJECTIVES`.
+      method: what trains, names of `llm_jax.training.tuning.METHODS` with commas between.
+      tuning: the settings of these methods.
     """
 
     model: typing.Any
     objective: typing.Any = NextToken()
+    method: str = "full"
+    tuning: TuningConfig = TuningConfig()
     seed: int = 0
     steps: int = 1000
     batch_size: int = 16
@@ -146,6 +152,7 @@ class RunConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"config.{name} is {getattr(self, name)}: give 1 or more")
         policy(self.precision)
+        methods_of(self.method, self.tuning)
         if self.batch_size % self.accumulation:
             raise ConfigError(
                 f"batch_size {self.batch_size} is no multiple of accumulation "
@@ -163,14 +170,17 @@ class RunConfig:
         length = max(
             self.data.sequence_length, *self.objective.lengths(self.data.sequence_length).values()
         )
+        added = methods_of(self.method, self.tuning)
+        virtual = sum(getattr(method, "tokens", 0) for method in added)
         # T5's positions have no end; RoBERTa's begin behind the padding's.
         positions = getattr(self.model, "longest", None) or getattr(
-            self.model, "max_positions", length
+            self.model, "max_positions", math.inf
         )
-        if length > positions:
+        if length + virtual > positions:
+            behind = f" behind {virtual} virtual tokens" if virtual else ""
             raise ConfigError(
-                f"data.sequence_length {length} is longer than the model's {positions} positions: "
-                "shorten it or raise model.max_positions"
+                f"data.sequence_length {length}{behind} is longer than the model's {positions} "
+                "positions: shorten it or raise model.max_positions"
             )
 
 

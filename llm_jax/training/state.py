@@ -17,13 +17,15 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32 scalar, steps taken (skipped ones included: each uses up a batch).
-      params: fp32 parameters.
+      params: fp32 parameters that train.
       opt_state: the optax state.
       loss_scale: fp32 scalar; 1 unless the policy scales the loss.
       good_steps: int32 scalar, finite steps since the scale last changed.
       skipped: int32 scalar, steps skipped for a gradient that was not finite, in all.
       skipped_in_a_row: int32 scalar, the same since the last finite step.
       scaling: the memory of fp8's scales, see `llm_jax.kernels.quantized`; None elsewhere.
+      frozen: parameters that stay as they are, see `llm_jax.training.tuning`; None where all train.
+        A checkpoint has them not.
     """
 
     step: jax.Array
@@ -34,17 +36,13 @@ class TrainState(NamedTuple):
     skipped: jax.Array
     skipped_in_a_row: jax.Array
     scaling: Any = None
+    frozen: Any = None
 
 
 def new_state(
-    init: Callable[[jax.Array], Any],
-    optimizer: optax.GradientTransformation,
-    policy: Policy,
-    key: jax.Array,
-    new_scaling: Callable[[], Any] = lambda: None,
+    params, optimizer: optax.GradientTransformation, policy: Policy, *, frozen=None, scaling=None
 ) -> TrainState:
-    """Returns the state at step 0, its parameters `init(key)`. Pure: made to run under jit."""
-    params = init(key)
+    """Returns the state at step 0; `frozen` and `scaling` as of `TrainState`. Made for jit."""
     return TrainState(
         step=jnp.int32(0),
         params=params,
@@ -53,7 +51,8 @@ def new_state(
         good_steps=jnp.int32(0),
         skipped=jnp.int32(0),
         skipped_in_a_row=jnp.int32(0),
-        scaling=new_scaling(),
+        scaling=scaling,
+        frozen=frozen,
     )
 
 
@@ -64,6 +63,7 @@ def shardings(
     mesh: Mesh,
     parallel: ParallelConfig = ParallelConfig(),
     scaling_axes=None,
+    frozen_axes=None,
 ) -> TrainState:
     """Returns where every leaf of the state `abstract` lies on `mesh`.
 
@@ -73,13 +73,19 @@ def shardings(
       optimizer_axes: the same of the optimizer state's.
       mesh: the device mesh.
       parallel: says which of them are sharded over `fsdp`.
-      scaling_axes: as `parameter_axes`, of the memory of scales.
+      scaling_axes, frozen_axes: as `parameter_axes`, of the memory of scales and of what does not
+        train.
     """
-    axes = jax.tree.map(lambda _: (), abstract._replace(params=(), opt_state=()))
+    bare = abstract._replace(params=(), frozen=())
+    axes = jax.tree.map(lambda _: (), bare._replace(opt_state=()))
     axes = axes._replace(opt_state=optimizer_axes, scaling=scaling_axes)
-    rest = tree_shardings(abstract._replace(params=()), axes, mesh, parallel.rules(1))
-    params = tree_shardings(abstract.params, parameter_axes, mesh, parallel.rules(3))
-    return rest._replace(params=params)
+    rest = tree_shardings(bare, axes, mesh, parallel.rules(1))
+
+    def whole(shapes, axes):
+        return tree_shardings(shapes, axes, mesh, parallel.rules(3))
+
+    frozen = None if frozen_axes is None else whole(abstract.frozen, frozen_axes)
+    return rest._replace(params=whole(abstract.params, parameter_axes), frozen=frozen)
 
 
 def placed(abstract, shardings):
@@ -92,8 +98,8 @@ def placed(abstract, shardings):
 
 
 def create(
-    init: Callable[[jax.Array], TrainState], key: jax.Array, state_shardings: TrainState, mesh: Mesh
+    init: Callable[..., TrainState], state_shardings: TrainState, mesh: Mesh, *inputs
 ) -> TrainState:
-    """Returns `init(key)`, made shard by shard inside jit: nothing is ever whole on one device."""
+    """Returns `init(*inputs)`, made shard by shard inside jit: nothing is whole on one device."""
     with jax.set_mesh(mesh):
-        return jax.jit(init, out_shardings=state_shardings)(key)
+        return jax.jit(init, out_shardings=state_shardings)(*inputs)

@@ -10,8 +10,8 @@ from llm_jax.kernels.quantized import aged
 from llm_jax.training.precision import Policy, next_scale
 from llm_jax.training.state import TrainState
 
-# (params, microbatch, dropout_key) -> ((loss_sum, weight), further sums by name); under fp8 it is
-# given the state's `scaling` as well, by that name.
+# (params, microbatch, dropout_key) -> ((loss_sum, weight), further sums by name); it is given
+# the state's `scaling` and `frozen` as well, by these names, where they are not None.
 LossFunction = Callable[..., tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]]
 
 
@@ -45,9 +45,10 @@ def make_train_step(
     skipped_in_a_row, loss_scale (where the policy scales) and those of `sums`.
     """
 
-    def scaled_loss(variables, microbatch, key, scale):
+    def scaled_loss(variables, microbatch, key, scale, frozen):
         params, scaling = variables
-        more = {} if scaling is None else {"scaling": scaling}
+        given = {"scaling": scaling, "frozen": frozen}
+        more = {name: value for name, value in given.items() if value is not None}
         (loss, weight), sums = loss_function(params, microbatch, key, **more)
         return loss * scale, {"loss": loss, "weight": weight, **sums}
 
@@ -57,23 +58,23 @@ def make_train_step(
             grads = jax.lax.with_sharding_constraint(grads, gradient_shardings)
         return (grads, counts), sums
 
-    def accumulate(variables, batch, key, scale):
+    def accumulate(variables, batch, *rest):
         if accumulation == 1:
-            return gradient(variables, batch, key, scale)
+            return gradient(variables, batch, *rest)
         parts = jax.tree.map(lambda x: _split(x, accumulation), batch)
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, variables, first, key, scale)
+        shapes = jax.eval_shape(gradient, variables, first, *rest)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         def add(sums, microbatch):
-            return jax.tree.map(jnp.add, sums, gradient(variables, microbatch, key, scale)), None
+            return jax.tree.map(jnp.add, sums, gradient(variables, microbatch, *rest)), None
 
         return jax.lax.scan(add, zeros, parts)[0]
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         variables = state.params, state.scaling
-        (grads, counts), sums = accumulate(variables, batch, key, state.loss_scale)
+        (grads, counts), sums = accumulate(variables, batch, key, state.loss_scale, state.frozen)
         weight = jnp.maximum(sums["weight"], 1e-8)
         grads = jax.tree.map(lambda g: g / (weight * state.loss_scale), grads)
         norm = optax.global_norm(grads)
@@ -98,6 +99,7 @@ def make_train_step(
             skipped=state.skipped + ~finite,
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
             scaling=keep(jax.tree.map(aged, state.scaling, counts), state.scaling),
+            frozen=state.frozen,
         )
         metrics = {name: value / weight for name, value in sums.items()} | {
             "weight": sums["weight"],

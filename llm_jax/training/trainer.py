@@ -1,8 +1,8 @@
 """A run's model, optimizer, state and step, put together for one mesh."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,7 +11,7 @@ from llm_jax import models, optim
 from llm_jax.losses import registry
 from llm_jax.parallel import mesh as meshes
 from llm_jax.parallel.sharding import tree_shardings
-from llm_jax.training import state, step
+from llm_jax.training import state, step, tuning
 from llm_jax.training.precision import Policy, policy
 from llm_jax.training.run import RunConfig
 
@@ -29,7 +29,11 @@ class Trainer:
       loss: what a step adds up over microbatches, see `llm_jax.training.step.LossFunction`.
       train_step: `(state, batch) -> (state, metrics)`, jitted, the state donated; call it under
         `jax.set_mesh(mesh)`.
-      new_state: makes the state at step 0, sharded from the start.
+      new_state: makes the state at step 0, sharded from the start; with parameters of the
+        family's own, in the shapes and shardings of `base`, it begins with these.
+      base: these parameters as `jax.ShapeDtypeStruct`s.
+      axes: logical axes of the parameters that train.
+      params: all parameters of a state, those that train and those that do not, for `model`.
     """
 
     mesh: Mesh
@@ -38,7 +42,15 @@ class Trainer:
     target: state.TrainState
     loss: step.LossFunction
     train_step: Callable
-    new_state: Callable[[], state.TrainState]
+    new_state: Callable[..., state.TrainState]
+    base: Any
+    axes: Any
+    params: Callable[[state.TrainState], Any]
+
+    @property
+    def trained(self) -> int:
+        """Number of parameters that train."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.target.params))
 
 
 def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Trainer:
@@ -53,30 +65,39 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
       ConfigError: an objective that is not the family's; a mesh that does not fit the devices, the
         batch or the parameters; an optimizer table that does not fit the parameters.
     """
-    own = not (run.data.tokenizer.path or run.init_from)
-    registry.check(run.objective, run.model, own_tokenizer=own)
+    trains_tokenizer = not (run.data.tokenizer.path or run.init_from)
+    registry.check(run.objective, run.model, own_tokenizer=trains_tokenizer)
     numbers = policy(run.precision)
     numbers.activate()
     mesh = meshes.make_mesh(run.mesh, devices)
     meshes.check_batch(mesh, run.batch_size, run.accumulation)
-    model = models.build(run.model, run.execution, numbers.dtype)
-    trained = models.build(run.model, run.execution, numbers.dtype, numbers.quantization)
-    axes, shapes = model.logical_axes, model.abstract_params
-    optimizer = optim.build(run.optim, shapes, run.steps, axes)
-    init = functools.partial(
-        state.new_state, model.init, optimizer, numbers, new_scaling=trained.new_scaling
-    )
+    own = models.build(run.model, run.execution, numbers.dtype)
+    model = tuning.applied(own, run)
+    trained = dataclasses.replace(model, quantization=numbers.quantization)
+    freezing = tuning.freezing(model, run)
+    shapes, _ = jax.eval_shape(freezing.split, model.abstract_params)
+    axes, frozen_axes = freezing.split_axes(model.logical_axes)
+    optimizer = tuning.optimizer(run, shapes, axes)
+
+    def begin(key, base=None):
+        whole = tuning.beginning(model, key, base, new_layers=run.tuning.new_layers)
+        params, frozen = freezing.split(whole)
+        scaling = trained.new_scaling()
+        return state.new_state(params, optimizer, numbers, frozen=frozen, scaling=scaling)
+
     key = jax.random.key(run.seed)
-    abstract = jax.eval_shape(init, key)
+    abstract = jax.eval_shape(begin, key)
     state_axes = optim.state_axes(optimizer, shapes, axes)
     shardings = state.shardings(
-        abstract, axes, state_axes, mesh, run.parallel, scaling_axes=trained.scaling_axes
-    )
+        abstract, axes, state_axes, mesh, run.parallel,
+        scaling_axes=trained.scaling_axes, frozen_axes=frozen_axes,
+    )  # fmt: skip
 
-    def loss(params, batch, dropout_key, scaling=None):
+    def loss(params, batch, dropout_key, scaling=None, frozen=None):
         task = registry.TASKS[run.objective.name]
         scaled = dataclasses.replace(trained, scaling=scaling)
-        return task.loss(scaled, params, batch, dropout_key=dropout_key, config=run.loss)
+        whole = freezing.join(params, frozen)
+        return task.loss(scaled, whole, batch, dropout_key=dropout_key, config=run.loss)
 
     train_step = step.make_train_step(
         loss,
@@ -96,7 +117,13 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
         target=state.placed(abstract, shardings),
         loss=loss,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
-        new_state=lambda: state.create(init, key, shardings, mesh),
+        new_state=lambda *base: state.create(begin, shardings, mesh, key, *base),
+        base=state.placed(
+            own.abstract_params,
+            tree_shardings(own.abstract_params, own.logical_axes, mesh, run.parallel.rules(3)),
+        ),
+        axes=axes,
+        params=lambda state: freezing.join(state.params, state.frozen),
     )
 
 

@@ -114,7 +114,7 @@ def test_memory_is_flat_over_two_thousand_steps():
         seed=0,
         policy=policy("fp32"),
     )
-    state = new_state(model.init, optax.adam(1e-3), policy("fp32"), jax.random.key(0))
+    state = new_state(model.init(jax.random.key(0)), optax.adam(1e-3), policy("fp32"))
     train_step = jax.jit(train_step, donate_argnums=0)
     resident = []
     batches = (random_batch(number % 7) for number in range(2000))

@@ -44,11 +44,14 @@ def fit(
     mesh = make_mesh(mesh_config)
     axes, shapes = model.logical_axes, model.abstract_params
     optimizer = optim.build(optim_config, shapes, STEPS, axes)
-    init = functools.partial(state.new_state, model.init, optimizer, policy("fp32"))
+
+    def init(key):
+        return state.new_state(model.init(key), optimizer, policy("fp32"))
+
     abstract = jax.eval_shape(init, jax.random.key(0))
     state_axes = optim.state_axes(optimizer, shapes, axes)
     shardings = state.shardings(abstract, axes, state_axes, mesh, parallel)
-    now = state.create(init, jax.random.key(0), shardings, mesh)
+    now = state.create(init, shardings, mesh, jax.random.key(0))
     train_step = jax.jit(
         make_train_step(
             loss,

@@ -30,7 +30,7 @@ def make(loss, init, *, precision="fp32", accumulation=1, optimizer=OPTIMIZER):
         policy=numbers,
         accumulation=accumulation,
     )
-    return jax.jit(train_step), new_state(init, optimizer, numbers, jax.random.key(0))
+    return jax.jit(train_step), new_state(init(jax.random.key(0)), optimizer, numbers)
 
 
 def test_accumulation_equals_the_full_batch_with_unequal_weights_and_dropout():
@@ -128,9 +128,7 @@ def test_the_rate_that_is_reported_is_the_one_that_the_optimizer_used():
         quadratic, optax.sgd(schedule), schedule, seed=0, policy=policy("fp32")
     )
     train_step = jax.jit(train_step)
-    state = new_state(
-        lambda _: {"w": jnp.float32(1.0)}, optax.sgd(schedule), policy("fp32"), jax.random.key(0)
-    )
+    state = new_state({"w": jnp.float32(1.0)}, optax.sgd(schedule), policy("fp32"))
     rates = []
     for x in (3.0, np.nan, 3.0, 3.0):
         w = float(state.params["w"])

