@@ -31,6 +31,8 @@ def tuned(path: str, model):
     with config.ignore_type():
         for field in dataclasses.fields(model):
             config.model[field.name] = getattr(model, field.name)
+    if model.family == "bert":  # what it was pretrained with stays behind
+        config.model.head, config.model.pooler = "none", False
     config.init_from = path
     config.data.source = "labelled"
     longest = getattr(model, "longest", None) or getattr(model, "max_positions", 512)

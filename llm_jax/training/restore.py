@@ -176,7 +176,7 @@ def load_params(workdir: str, config: Any, abstract: Any) -> Any:
         mesh = None if sharding is None else sharding.mesh
         found, params = interop.load_pretrained(workdir, mesh)
         _refuse_other_model(to_dict(found), config, workdir)
-        return params
+        return _only(params, abstract)
     checkpoints, step = _find(workdir, None)
     path = checkpoints.directory / f"{step:08d}"
     stored = json.loads((path / "config.json").read_text())["model"]
@@ -184,6 +184,14 @@ def load_params(workdir: str, config: Any, abstract: Any) -> Any:
     params = checkpoints.restore(step, {"params": abstract})["params"]
     checkpoints.close()
     return params
+
+
+def _only(params: dict, wanted: dict) -> dict:
+    """Returns the part of `params` that `wanted` has: without a head that is left behind."""
+    return {
+        key: _only(params[key], value) if isinstance(value, dict) else params[key]
+        for key, value in wanted.items()
+    }
 
 
 # Keys of a model with rotary positions that no parameter depends on: it may be read with others.
@@ -195,16 +203,23 @@ def _free(config: Any) -> tuple[str, ...]:
 
 
 def _refuse_other_model(stored: dict, config: Any, path: str) -> None:
-    """Raises CheckpointError where `stored` differs in more than dropout and rotary positions."""
+    """Raises CheckpointError where `stored` differs in more than dropout and rotary positions.
+
+    A head and a pooler may be left behind.
+    """
     wanted, free = to_dict(config), _free(config)
+    left = {"head": "none", "pooler": False}
+    stored = stored | {key: none for key, none in left.items() if wanted.get(key) == none}
     differing = [
         f"{key} ({stored.get(key)!r} there, {wanted[key]!r} here)"
         for key in wanted
         if stored.get(key) != wanted[key] and "dropout" not in key and key not in free
     ]
     if differing:
+        dropped = "" if "head" not in str(differing) else ", or model.head='none' to leave it behind"
         raise CheckpointError(
             f"init_from={path} holds another model: {', '.join(differing)}; set model.* alike"
+            + dropped
         )
 
 

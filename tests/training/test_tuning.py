@@ -104,13 +104,14 @@ def test_the_first_loss_is_the_model_s_own(method):
 def test_what_is_added_reaches_the_loss_of_other_families(name, method):
     _, first, now, losses = trained(run_of(name, method=method), steps=2)
     for path, leaf in by_path(first.params).items():
-        assert not np.array_equal(leaf, by_path(now.params)[path]), path
+        if "/decoder/" not in path:  # which no head reads
+            assert not np.array_equal(leaf, by_path(now.params)[path]), path
     assert np.all(np.isfinite(losses))
 
 
 def test_padding_is_no_part_of_a_text():
-    for name in MODELS:
-        for pooling in ("first", "last", "mean", "attention"):
+    for name, poolings in (("bert", ("first", "mean", "attention")), ("llama", ("last",))):
+        for pooling in poolings:
             run = run_of(name, method="prompt", tuning={"head": {"outputs": 3, "pooling": pooling}})
             trainer = make_trainer(run)
             params = trainer.model.init(jax.random.key(1))
@@ -121,8 +122,7 @@ def test_padding_is_no_part_of_a_text():
             long = read(params, given["tokens"][:1], mask)
             assert relative_error(long, np.asarray(short)) < 1e-5, (name, pooling)
             other = read(params, given["tokens"][:1, :4], np.ones((1, 4), np.int32))
-            if pooling != "first" or name != "llama":
-                assert relative_error(other, np.asarray(short)) > 1e-4, (name, pooling)
+            assert relative_error(other, np.asarray(short)) > 1e-4, (name, pooling)
 
 
 def test_the_first_layers_and_what_is_below_stay():
