@@ -8,18 +8,26 @@ Texts of one's own: --config=configs/finetune.py:path/to/model --config.data.pat
 --config.data.text=COLUMN --config.data.label=COLUMN, with --config.data.test_path=FILE for a test
 set; where there is none, a tenth is held out for it. See docs/finetuning.md.
 
-The work directory gets what `experiments.pretrain` writes and result.json; Ctrl-C or SIGTERM saves
-and leaves, and the same command goes on. The last line of stdout is one JSON object.
+The work directory gets what `experiments.pretrain` writes, result.json and, where classes are
+predicted, evaluation.md with pictures; the test is of the checkpoint with the best validation loss.
+Ctrl-C or SIGTERM saves and leaves, and the same command goes on. The last line of stdout is one
+JSON object.
 """
+
+import json
+from pathlib import Path
 
 import jax
 from absl import flags
 
 from experiments import entry
 from llm_jax import data
+from llm_jax.configuration import ConfigError
+from llm_jax.evaluation.labels import judged, outputs
 from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.training import hardware, tuning
 from llm_jax.training.goodput import Ledger
+from llm_jax.training.restore import best_params
 from llm_jax.training.train import train
 from llm_jax.training.trainer import make_trainer
 from llm_jax.training.workdir import data_directory, open_workdir, prepare_data
@@ -32,6 +40,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made if it
 def main() -> dict:
     """Runs the experiment; returns the result that is printed in JSON."""
     given, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
+    if given.objective.kind != "labelled":
+        raise ConfigError(
+            f"objective.name {given.objective.name!r} has no labels: choose text_classification, "
+            "or python -m experiments.pretrain, which takes config.method too"
+        )
     open_workdir(workdir, given)
     ledger = Ledger(workdir, age=hardware.process_age())
     run = tuning.completed(given, prepare_data(given, workdir))
@@ -49,8 +62,21 @@ def main() -> dict:
     if trained.scores is None:
         return trained.interrupted()
     with ledger.during("evaluation"), jax.set_mesh(trainer.mesh):
-        scores = evaluate(trainer.model, trained.params, tested, **how)
-    return trained.finished(scores, [])
+        step, params = best_params(trained, trainer)
+        scores = evaluate(trainer.model, params, tested, **how)
+        said = outputs(trainer.model, params, tested, batch_size=how["batch_size"])
+    validation = {f"validation_{name}": value for name, value in trained.scores.items()}
+    result = validation | scores | judged(said, tested)
+    result |= {
+        "best_step": step,
+        "trained_parameters": trainer.trained,
+        "total_parameters": trainer.model.num_params,
+        "seconds": trained.seconds,
+    }
+    result = trained.finished(result, [])
+    if jax.process_index() == 0:
+        Path(workdir, "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> dict:
     )
     if trained.scores is None:
         return trained.interrupted()
-    model, params = trainer.model, trained.params
+    model, params = trainer.model, trainer.params(trained.state)
     with ledger.during("evaluation"):
         with jax.set_mesh(trainer.mesh):
             parts = loss_by_part(model, params, held_out, **how)

@@ -91,8 +91,7 @@ def write_labelled(
     counts = {key: {} for key in ("rows", "tokens", "bytes")}
     told |= {"names": names, "bad": source.bad, "cut": {}, "cut_tokens": {}}
     for part, examples in parts.items():
-        encoded = _framed([text for text, _ in examples], tokenizer)
-        cut = [_shortened(ids, config.sequence_length, tokenizer) for ids in encoded]
+        cut, sizes = encoded([text for text, _ in examples], tokenizer, config.sequence_length)
         order = sorted(range(len(cut)), key=lambda index: (len(cut[index]), index))
         arrays, texts = labelled_files(part)
         ends = np.cumsum([len(cut[index]) for index in order])
@@ -105,8 +104,8 @@ def write_labelled(
         counts["rows"][part], counts["tokens"][part] = len(examples), len(ids)
         counts["bytes"][part] = sum(len(text.encode()) for text, _ in examples)
         # Truncation is told: how many texts, and which share of all tokens.
-        told["cut"][part] = sum(len(a) < len(b) for a, b in zip(cut, encoded))
-        told["cut_tokens"][part] = 1 - len(ids) / max(sum(map(len, encoded)), 1)
+        told["cut"][part] = sum(len(ids) < size for ids, size in zip(cut, sizes))
+        told["cut_tokens"][part] = 1 - len(ids) / max(sum(sizes), 1)
     return Manifest(
         format=FORMAT,
         inputs=inputs,
@@ -221,61 +220,43 @@ def _numbered(label: str, names: list[str], target: str):
     return np.array([name in own for name in names], np.float32)
 
 
-def _framed(texts: list[str], tokenizer) -> list[list[int]]:
-    """Returns the ids of each text with the marks that the tokenizer puts around one."""
+def encoded(texts: list[str], tokenizer, longest: int) -> tuple[list[list[int]], list[int]]:
+    """Returns the ids of each text, at most `longest`, and how many it had.
+
+    The marks that the tokenizer puts around a text are among them; where it is cut, they stay.
+    """
     if not hasattr(tokenizer, "frame"):  # our own puts none; its models know both marks
         first, last = [tokenizer.bos_id], [tokenizer.eos_id]
     else:
         first, last = tokenizer.frame
         if not first and not last:
             last = [tokenizer.marks[1]]
-    return [[*first, *ids, *last] for ids in tokenizer.encode_documents(texts)]
+    room = longest - len(first) - len(last)
+    if room < 1:
+        raise ConfigError(f"data.sequence_length is {longest}: the marks around a text need more")
+    found = tokenizer.encode_documents(texts)
+    sizes = [len(ids) + longest - room for ids in found]
+    return [[*first, *ids[:room], *last] for ids in found], sizes
 
 
-def _shortened(ids: list[int], longest: int, tokenizer) -> list[int]:
-    """Returns at most `longest` of `ids`, the last mark included."""
-    return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
-
-
-class LabelledRows:
-    """The examples of one split, in memory.
+class TextRows:
+    """Texts of tokens, in memory.
 
     Attributes:
-      split: one of `SPLITS`.
-      manifest: of the directory.
-      documents, bytes, tokens: numbers of the split.
+      sizes: int64 [n], the tokens of each row.
       static_copies: 0.
-      sizes: int64 [n], the tokens of each row, ascending.
     """
 
     static_copies = 0
 
-    def __init__(self, directory: Path, part: str, manifest: Manifest):
-        """Opens the split in `directory`; `open_split` is the way in."""
-        arrays, texts = labelled_files(part)
-        verify(directory, manifest, [arrays, texts])
-        with np.load(directory / arrays, allow_pickle=False) as file:
-            self._ids, ends, self.labels = file["ids"], file["ends"], file["labels"]
-        self._begins = np.concatenate([[0], ends[:-1]])
-        self.sizes = np.diff(ends, prepend=0)
-        self._texts = directory / texts
-        self.split, self.manifest = part, manifest
-        self._longest = manifest.sequence_length
-        self._padding = manifest.pad_id or 0
-        for name in ("documents", "bytes", "tokens"):
-            setattr(self, name, getattr(manifest, name)[part])
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, *, longest: int, padding: int):
+        """Takes the tokens of all rows, one behind the other, and where each row ends."""
+        self._ids, self._begins = ids, np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        self.sizes = ends - self._begins
+        self._longest, self._padding = longest, padding
 
     def __len__(self) -> int:
         return len(self.sizes)
-
-    def amount(self) -> str:
-        """Says how many examples there are."""
-        return f"{len(self)} labelled texts"
-
-    def texts(self) -> list[str]:
-        """Returns the texts, by row."""
-        with self._texts.open(encoding="utf-8") as file:
-            return [json.loads(line)["text"] for line in file]
 
     def length(self, indices) -> int:
         """Returns the tokens that a batch of `indices` has for each row, one of few lengths."""
@@ -292,8 +273,7 @@ class LabelledRows:
           length: of the rows, at least that of the longest; None: `length(indices)`.
 
         Returns:
-          tokens, mask int32 [n, T] (1 where real); weights float32 [n]; labels int32 [n], float32
-          [n, classes] of 0 and 1, or float32 [n], as the target has it.
+          tokens, mask int32 [n, T] (1 where real); weights float32 [n].
         """
         del randoms
         indices = np.asarray(indices)
@@ -306,12 +286,45 @@ class LabelledRows:
                 size, begin = self.sizes[index], self._begins[index]
                 tokens[row, :size] = self._ids[begin : begin + size]
                 mask[row, :size] = 1
-        return {
-            "tokens": tokens,
-            "mask": mask,
-            "labels": self.labels[np.maximum(indices, 0)],
-            "weights": (indices >= 0).astype(np.float32),
-        }
+        return {"tokens": tokens, "mask": mask, "weights": (indices >= 0).astype(np.float32)}
+
+
+class LabelledRows(TextRows):
+    """The examples of one split, in memory, the shortest first.
+
+    Attributes:
+      split: one of `SPLITS`.
+      manifest: of the directory.
+      labels: int32 [n], float32 [n, classes] of 0 and 1, or float32 [n], as the target has it.
+      documents, bytes, tokens: numbers of the split.
+    """
+
+    def __init__(self, directory: Path, part: str, manifest: Manifest):
+        """Opens the split in `directory`; `open_split` is the way in."""
+        arrays, texts = labelled_files(part)
+        verify(directory, manifest, [arrays, texts])
+        size = {"longest": manifest.sequence_length, "padding": manifest.pad_id or 0}
+        with np.load(directory / arrays, allow_pickle=False) as file:
+            super().__init__(file["ids"], file["ends"], **size)
+            self.labels = file["labels"]
+        self._texts = directory / texts
+        self.split, self.manifest = part, manifest
+        for name in ("documents", "bytes", "tokens"):
+            setattr(self, name, getattr(manifest, name)[part])
+
+    def amount(self) -> str:
+        """Says how many examples there are."""
+        return f"{len(self)} labelled texts"
+
+    def texts(self) -> list[str]:
+        """Returns the texts, by row."""
+        with self._texts.open(encoding="utf-8") as file:
+            return [json.loads(line)["text"] for line in file]
+
+    def take(self, indices, randoms=(), length: int | None = None) -> dict[str, np.ndarray]:
+        """Returns what `TextRows.take` does, and the labels."""
+        labels = self.labels[np.maximum(indices, 0)]
+        return super().take(indices, randoms, length) | {"labels": labels}
 
 
 def bucket(size: int, longest: int) -> int:

@@ -30,6 +30,10 @@ class Hook:
     call: Callable[[int, TrainState], None]
 
 
+class Enough(Exception):
+    """A hook raises it with the state and its step: the run is done before its last one."""
+
+
 class Interruption:
     """Turns the first SIGINT or SIGTERM into a flag; a second one acts as usual.
 

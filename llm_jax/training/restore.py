@@ -62,6 +62,15 @@ def newest_state(
     return (0, state) if kept is None else (step, kept._replace(frozen=state.frozen))
 
 
+def best_params(trained, trainer: Trainer) -> tuple[int, Any]:
+    """Returns the step with the best validation loss of a `Trained` run, and all its parameters."""
+    best = trained.checkpoints.best()
+    if best is None or best["step"] == trained.step:
+        return trained.step, trainer.params(trained.state)
+    found = trained.checkpoints.restore(best["step"], {"params": trainer.target.params})
+    return best["step"], trainer.params(trained.state._replace(params=found["params"]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A trained model out of a work directory.
@@ -128,7 +137,7 @@ def load_model(
         frozen = jax.jit(lambda *base: freezing.split(tuning.beginning(
             model, jax.random.key(run.seed), *base, new_layers=run.tuning.new_layers
         ))[1])(*base)  # fmt: skip
-        params = freezing.join(params, frozen)
+        params = freezing.join(jax.device_put(params) if mesh is None else params, frozen)
     checkpoints.close()
     return Restored(run, model, params, str(path), step)
 
@@ -216,7 +225,9 @@ def _refuse_other_model(stored: dict, config: Any, path: str) -> None:
         if stored.get(key) != wanted[key] and "dropout" not in key and key not in free
     ]
     if differing:
-        dropped = "" if "head" not in str(differing) else ", or model.head='none' to leave it behind"
+        dropped = (
+            "" if "head" not in str(differing) else ", or model.head='none' to leave it behind"
+        )
         raise CheckpointError(
             f"init_from={path} holds another model: {', '.join(differing)}; set model.* alike"
             + dropped

@@ -71,11 +71,13 @@ class EvaluationConfig:
       every: steps between evaluations; 0 evaluates at the end only.
       rows: rows of the split used while training (0: all); the last evaluation takes all.
       batch_size: rows per evaluation batch.
+      patience: the run is done after so many evaluations without a better loss; 0: never.
     """
 
     every: int = 500
     rows: int = 256
     batch_size: int = 16
+    patience: int = 0
 
     def __post_init__(self):
         _at_least(0, evaluation=self)

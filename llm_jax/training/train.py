@@ -15,6 +15,7 @@ from llm_jax.training.goodput import Ledger
 from llm_jax.training.monitor import Monitor
 from llm_jax.training.progress import count
 from llm_jax.training.run import RunConfig
+from llm_jax.training.state import TrainState
 from llm_jax.training.trainer import Trainer
 from llm_jax.training.workdir import claim_workdir, data_directory
 
@@ -24,14 +25,14 @@ class Trained:
     """Where a run stopped.
 
     Attributes:
-      params: all parameters, for the trainer's model.
+      state: after the last step.
       step: steps taken.
       scores: of the last step on the whole validation split; None where a signal came before.
       seconds: of training, earlier parts of the run included.
       checkpoints: of the run, its last step saved or on its way.
     """
 
-    params: Any
+    state: TrainState
     step: int
     scores: dict | None
     seconds: float
@@ -117,8 +118,12 @@ def train(
             checkpoints.save(taken, now._replace(frozen=None), guard.files())
 
     def evaluate_some(taken, now):
-        if taken < run.steps:  # the whole split is due after the last step
-            evaluate(taken, now, run.evaluation.rows)
+        if taken == run.steps:  # the whole split is due after the last step
+            return
+        evaluate(taken, now, run.evaluation.rows)
+        waited = taken - (checkpoints.best() or {"step": taken})["step"]
+        if run.evaluation.patience and waited >= run.evaluation.patience * run.evaluation.every:
+            raise loop.Enough(now, taken)
 
     def evaluate(taken, now, limit=0):
         save(taken, now)  # first: an evaluation that fails loses nothing
@@ -150,6 +155,10 @@ def train(
                     hang_seconds=run.log.hang_seconds,
                     ledger=ledger,
                 )
+                done = taken >= run.steps
+                break
+            except loop.Enough as enough:
+                (now, taken), done = enough.args, True
                 break
             except spikes.Spike as found:
                 spike = found.with_traceback(None)  # which would keep the state of the spike
@@ -159,10 +168,6 @@ def train(
                 watch.rolled_back(guard.leave_out(spike, back_to))
                 first, now, batches = begin()
         seconds = watch.elapsed()
-        if taken < run.steps:
-            save(taken, now)
-            scores = None
-        else:
-            scores = evaluate(taken, now)
-        params = trainer.params(now)
-    return Trained(params, taken, scores, seconds, checkpoints, watch, guard, interruption.signal)
+        save(taken, now)
+        scores = evaluate(taken, now) if done else None
+    return Trained(now, taken, scores, seconds, checkpoints, watch, guard, interruption.signal)

@@ -1,0 +1,96 @@
+"""What a model with a head says of the examples of a split, and what that is worth."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from llm_jax.data import Rows, eval_batches
+from llm_jax.data.labelled_rows import TextRows, encoded
+from llm_jax.evaluation.classification import classification_scores, regression_scores
+from llm_jax.evaluation.perplexity import placement
+from llm_jax.models import Model
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(model: Model, params, tokens, mask):
+    return model.read(params, tokens, mask)
+
+
+def outputs(model: Model, params, rows: Rows, *, batch_size: int) -> np.ndarray:
+    """Returns what the head gives for `rows`, in their order: float32 [n, outputs].
+
+    Args:
+      model: with a head.
+      params: its parameters; on a mesh of several processes each has its own part of a batch.
+      rows: of labelled texts.
+      batch_size: rows per batch, rounded up to what the mesh divides.
+    """
+    params = jax.device_put(params)
+    place, shards, block = placement(params)
+    batch_size = -(-batch_size // shards) * shards
+    rounds = -(-len(rows) // batch_size)
+    found, pending = [], []
+    for batch in itertools.islice(eval_batches(rows, batch_size=batch_size, **block), rounds):
+        pending.append(_read(model, params, place(batch["tokens"]), place(batch["mask"])))
+        if len(pending) > 1:  # one batch late: the device does not wait for the host
+            found.append(_whole(pending.pop(0)))
+    found += [_whole(last) for last in pending]
+    return np.concatenate(found)[: len(rows)]
+
+
+def _whole(array) -> np.ndarray:
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def judged(said: np.ndarray, rows: Rows) -> dict[str, float]:
+    """Returns the scores of `outputs`, of classes or numbers: `evaluation.classification`."""
+    if names := rows.manifest.labels["names"]:
+        return classification_scores(said, rows.labels, names)
+    return regression_scores(said[:, 0], rows.labels)
+
+
+def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int) -> list[dict]:
+    """Returns what the model says of texts of any kind.
+
+    Args:
+      model, params: with a head.
+      tokenizer: the model's.
+      texts: strings; longer ones than the model was trained with are cut there.
+      manifest: of the labelled texts that it was trained with.
+      batch_size: texts at a time; they are sorted by length.
+
+    Returns:
+      for each text `text`; `label` (of several classes a list) and `probabilities` by class, or
+      `value` of a number; `cut` where only its beginning was read.
+    """
+    longest = manifest.sequence_length
+    ids, sizes = encoded(texts, tokenizer, longest)
+    order = np.argsort([len(one) for one in ids], kind="stable")
+    flat = np.array([token for index in order for token in ids[index]], np.uint32)
+    ends = np.cumsum([len(ids[index]) for index in order])
+    rows = TextRows(flat, ends, longest=longest, padding=manifest.pad_id or 0)
+    said = np.empty((len(texts), model.head.outputs), np.float32)
+    said[order] = outputs(model, params, rows, batch_size=batch_size)
+    names, target = manifest.labels["names"], manifest.inputs["target"]
+    found = []
+    for text, size, values in zip(texts, sizes, said.astype(np.float64)):
+        one = {"text": text}
+        if target == "number":
+            one["value"] = float(values[0])
+        else:
+            several = target == "classes"
+            shares = 1 / (1 + np.exp(-values)) if several else np.exp(values - values.max())
+            shares = shares if several else shares / shares.sum()
+            likeliest = names[int(values.argmax())]
+            likely = [name for name, share in zip(names, shares) if share > 0.5]
+            one["label"] = likely if several else likeliest
+            one["probabilities"] = {n: round(float(p), 6) for n, p in zip(names, shares)}
+        if size > longest:
+            one["cut"] = True
+        found.append(one)
+    return found
