@@ -40,7 +40,7 @@ def tuned(path: str, model):
     config.steps, config.batch_size = 500, 32
     config.execution.unroll = 0
     config.tuning.head.pooling = "first" if model.family == "bert" else "mean"
-    config.optim.name, config.optim.learning_rate = "adamw", 5e-5
+    config.optim.name, config.optim.learning_rate = "adamw", 0.0  # the method's usual rate
     config.optim.schedule, config.optim.warmup_steps = "linear", 30
     config.optim.beta2, config.optim.weight_decay, config.optim.final_fraction = 0.999, 0.01, 0.0
     config.evaluation.every, config.evaluation.rows, config.evaluation.batch_size = 100, 0, 32

@@ -1,4 +1,6 @@
-"""Adapters as `peft` keeps them: adapter_config.json and safetensors, LoRA, DoRA and (IA)3.
+"""Adapters as `peft` keeps them: adapter_config.json and safetensors.
+
+LoRA, DoRA, (IA)3, prompts and prefixes.
 
 methods, adapters = load_adapters("path/to/folder", config)
 save_adapters("path/to/new_folder", config, adapters, methods)
@@ -19,9 +21,9 @@ from safetensors.numpy import load_file, save_file
 
 from llm_jax import models
 from llm_jax.configuration import ConfigError
-from llm_jax.interop import family_of
+from llm_jax.interop import family_of, prompts
 from llm_jax.interop.folder import listed, read_json
-from llm_jax.peft import IA3, Lora, adapted
+from llm_jax.peft import IA3, Lora, Prefix, Prompt, adapted
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 # Ours, theirs, by method.
@@ -38,7 +40,8 @@ PLAIN = {
     "bias": ("none",), "modules_to_save": (None, []), "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}), "layers_to_transform": (None, []), "layer_replication": (None,),
     "lora_bias": (None, False), "alora_invocation_tokens": (None,), "target_parameters": (None, []),
-    "megatron_config": (None,), "exclude_modules": (None, []), "use_bdlora": (None, False),
+    "prefix_projection": (None, False), "megatron_config": (None,), "exclude_modules": (None, []),
+    "use_bdlora": (None, False),
 }  # fmt: skip
 
 
@@ -51,7 +54,7 @@ def save_adapters(
       path: a folder that is not there yet.
       config: of the model's family.
       adapters: `params["adapters"]` of `Model.grown`.
-      methods: one `Lora` or one `IA3`.
+      methods: one `Lora`, `IA3`, `Prompt` or `Prefix`.
       base: name or path of the model, for the reader's information.
 
     Raises:
@@ -60,10 +63,29 @@ def save_adapters(
     path = Path(path)
     if path.exists():
         raise ConfigError(f"{path} is there already: give a new folder")
-    if len(methods) != 1 or not isinstance(methods[0], Lora | IA3):
+    if len(methods) != 1 or type(methods[0]) not in (Lora, IA3, Prompt, Prefix):
         names = ", ".join(type(method).__name__ for method in methods)
-        raise ConfigError(f"peft keeps one Lora or one IA3 in a folder, not {names}: save that")
+        raise ConfigError(
+            f"peft keeps one Lora, IA3, Prompt or Prefix in a folder, not {names}: save that"
+        )
     (method,) = methods
+    kept = _kept if isinstance(method, Lora | IA3) else prompts.kept
+    written, tensors = kept(config, adapters, method)
+    written["base_model_name_or_path"] = base or None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        (temporary / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        temporary.chmod(0o755)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _kept(config: Any, adapters: Any, method: Lora | IA3) -> tuple[dict, dict]:
+    """Returns the keys of adapter_config.json, and the tensors."""
     kind = "LORA" if isinstance(method, Lora) else "IA3"
     modules = _modules(config)
     tensors, reached = {}, []
@@ -81,7 +103,7 @@ def save_adapters(
                 shaped = _to_file(name, np.asarray(values[index]), method, layer)
                 tensors[f"{PREFIX}{module}.{suffix}"] = np.ascontiguousarray(shaped, np.float32)
     written = {
-        "peft_type": kind, "task_type": None, "base_model_name_or_path": base or None,
+        "peft_type": kind, "task_type": None,
         "inference_mode": True, "target_modules": _pattern(reached),
         "fan_in_fan_out": config.family == "gpt2",
     }  # fmt: skip
@@ -97,16 +119,7 @@ def save_adapters(
             if re.search(rf"(^|/)({method.inputs})$", layer)
         ]
         written["feedforward_modules"] = _pattern(inner) if inner else []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        (temporary / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        temporary.chmod(0o755)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    return written, tensors
 
 
 def load_adapters(path: str | os.PathLike, config: Any) -> tuple[tuple, Any]:
@@ -123,8 +136,9 @@ def load_adapters(path: str | os.PathLike, config: Any) -> tuple[tuple, Any]:
     path = Path(path)
     given = read_json(path / CONFIG)
     kind = given.get("peft_type")
-    if kind not in NAMES:
-        raise ConfigError(f"{path} has peft_type {kind!r}: known are {', '.join(NAMES)}")
+    if kind not in (*NAMES, *prompts.KINDS):
+        known = ", ".join((*NAMES, *prompts.KINDS))
+        raise ConfigError(f"{path} has peft_type {kind!r}: known are {known}")
     for key, plain in PLAIN.items():
         if given.get(key, plain[0]) not in plain:
             raise ConfigError(
@@ -135,6 +149,8 @@ def load_adapters(path: str | os.PathLike, config: Any) -> tuple[tuple, Any]:
         tensors = load_file(path / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path / WEIGHTS} cannot be read: {error}") from None
+    if kind in prompts.KINDS:
+        return prompts.found(config, given, tensors, path)
     found, used = {}, set()
     for layer, theirs in _modules(config).items():
         for name, suffix in NAMES[kind].items():

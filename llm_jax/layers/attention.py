@@ -86,6 +86,7 @@ class Attention(nn.Module):
         )
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+        key, value = self.seen(key, value)
         if kv is not None and mask.pattern.linear:
             check(self.implementation, mask.pattern)
             cache, layer = kv
@@ -122,6 +123,10 @@ class Attention(nn.Module):
             bias=bias, drop=drop,
         )  # fmt: skip
         return self._output(mixed), cache
+
+    def seen(self, key, value):
+        """Returns keys and values as they are attended to and cached; for `llm_jax.peft`."""
+        return key, value
 
     def memory_kv(self, x):
         """Returns keys and values [B, S, K, H] of `x [B, S, D]`, before rotary positions."""

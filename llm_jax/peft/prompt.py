@@ -143,7 +143,7 @@ def _lstm(x, into, state, bias):
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """Keys and values of virtual tokens, learned for every layer.
+    """Keys (behind rotary positions) and values of virtual tokens, learned for every layer.
 
     Prefix tuning (Li & Liang 2021, arXiv:2101.00190) and P-tuning v2 (Liu et al. 2021,
     arXiv:2110.07602), without the network that the first makes them by.
@@ -165,10 +165,10 @@ class Prefix:
     def intercept(self, call, args, kwargs, context):
         """Replaces keys and values, see `flax.linen.intercept_methods`."""
         module = context.module
-        wanted = isinstance(module, Attention) and context.method_name == "memory_kv"
+        wanted = isinstance(module, Attention) and context.method_name == "seen"
         if not wanted or module.path[-1] != "attention":
             return call(*args, **kwargs)
-        key, value = call(*args, **kwargs)
+        key, value = args
         end = self.place + self.tokens
 
         def replaced(name, x):

@@ -19,6 +19,7 @@ from llm_jax.training.metrics import read_metrics
 from llm_jax.training.precision import policy
 from llm_jax.training.progress import count
 from llm_jax.training.run import RunConfig
+from llm_jax.training.tuning import rated
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -65,7 +66,7 @@ def header(
         "batch": f"{run.batch_size} rows of {length} tokens, {run.accumulation} microbatch(es)",
         "precision": f"{run.precision}; matmul peak measured {count(peak)}FLOP/s, for MFU",
         "kernels": ", ".join(f"{name}: {chosen}" for name, chosen in kernels.items()),
-        "optimizer": f"{run.optim.name}, {run.optim.schedule}",
+        "optimizer": f"{run.optim.name}, {run.optim.schedule} from {rated(run).learning_rate:g}",
         "data": _described(manifest) + _mixed(run, manifest),
     }
 

@@ -102,7 +102,7 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
     train_step = step.make_train_step(
         loss,
         optimizer,
-        optim.schedule(run.optim, run.steps),
+        optim.schedule(tuning.rated(run), run.steps),
         seed=run.seed,
         policy=numbers,
         accumulation=run.accumulation,

@@ -9,13 +9,16 @@ from llm_jax import optim, peft
 from llm_jax.configuration import ConfigError, nearest
 from llm_jax.models import Model
 from llm_jax.models.heads import Head
+from llm_jax.optim import OptimConfig
 from llm_jax.peft import IA3, Bottleneck, Lora, Prefix, Prompt, PTuning
 
-# What each method adds; the first three train parameters of the model's own.
-METHODS = (
-    "full", "bitfit", "head", "lora", "rslora", "dora", "lora_plus", "ia3", "adapter", "prefix",
-    "prompt", "ptuning",
-)  # fmt: skip
+# The methods, and the usual learning rate of each with AdamW. The first three train parameters of
+# the model's own, the others what they add to it.
+METHODS = {
+    "full": 5e-5, "bitfit": 1e-3, "head": 1e-2, "lora": 1e-3, "rslora": 1e-3, "dora": 1e-3,
+    "lora_plus": 3e-4, "ia3": 1e-2, "adapter": 1e-3, "prefix": 1e-2, "prompt": 3e-2,
+    "ptuning": 1e-3,
+}  # fmt: skip
 _HEADS = ("task_head", "head", "distillation_head")
 
 
@@ -25,7 +28,8 @@ class TuningConfig:
 
     "full" trains everything; "bitfit" the biases (Ben Zaken et al. 2021, arXiv:2106.10199); "head"
     none but the head; the others what they add to a model that stays as it is. A head trains
-    whatever the method is. Several methods may be combined, with commas between their names.
+    whatever the method is. Several methods may be combined, with commas between their names. Where
+    `optim.learning_rate` is 0 it is the usual one of the methods, the smallest of several.
 
     Attributes:
       head: of objectives that read one.
@@ -219,20 +223,33 @@ def freezing(model: Model, run) -> Freezing:
     return Freezing(frozenset(trained), tuning.freeze_layers, frozenset(stacked))
 
 
+def rated(run) -> OptimConfig:
+    """Returns `run.optim` with the methods' usual rate where it gives none, and their tables.
+
+    Raises:
+      ConfigError: LoRA+ beside a table of rates.
+    """
+    names, config = names_of(run.method), run.optim
+    if not config.learning_rate and (run.objective.kind == "labelled" or names != ["full"]):
+        config = dataclasses.replace(config, learning_rate=min(METHODS[name] for name in names))
+    if "lora_plus" not in names:
+        return config
+    if config.learning_rate_table:
+        raise ConfigError(
+            "config.method has lora_plus and optim.learning_rate_table is set, where its rates "
+            "would stand: give .*/lora_b its own rate there, and lora"
+        )
+    table = ((".*/lora_b", run.tuning.lora_plus_ratio), (".*", 1.0))
+    return dataclasses.replace(config, learning_rate_table=table)
+
+
 def optimizer(run, shapes, axes):
     """Returns the optimizer of `run` for the parameters that train."""
-    names, config = names_of(run.method), run.optim
-    if "lora_plus" in names:
-        if config.learning_rate_table:
-            raise ConfigError(
-                "config.method has lora_plus and optim.learning_rate_table is set, where its rates "
-                "would stand: give .*/lora_b its own rate there, and lora"
-            )
-        table = ((".*/lora_b", run.tuning.lora_plus_ratio), (".*", 1.0))
-        config = dataclasses.replace(config, learning_rate_table=table)
+    config, every = rated(run), run.tuning.unfreeze_every
     found = optim.build(config, shapes, run.steps, axes)
-    every, bottom = run.tuning.unfreeze_every, config.layer_decay_bottom
-    return optim.gradually(found, every, shapes, axes, bottom) if every else found
+    if not every:
+        return found
+    return optim.gradually(found, every, shapes, axes, config.layer_decay_bottom)
 
 
 def beginning(model: Model, key, base=None, *, new_layers: int = 0):

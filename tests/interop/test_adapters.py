@@ -14,7 +14,7 @@ from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.interop import load_pretrained
 from llm_jax.interop.adapters import CONFIG, WEIGHTS, load_adapters, save_adapters
-from llm_jax.peft import IA3, Bottleneck, Lora, adapted
+from llm_jax.peft import IA3, Bottleneck, Lora, PTuning, adapted
 from llm_jax.testing import relative_error
 
 torch = pytest.importorskip("torch")
@@ -149,6 +149,99 @@ def test_adapters_of_peft_compute_the_same_here_and_back(name, kind, tmp_path):
         assert error < 1e-5 * largest, key
 
 
+def virtual_config(kind):
+    common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
+    if kind == "prefix":
+        return peft.PrefixTuningConfig(**common)
+    if kind == "prompt":
+        return peft.PromptTuningConfig(**common)
+    return peft.PromptEncoderConfig(**common, encoder_hidden_size=16)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["prompt", "ptuning", "prefix"])
+def test_virtual_tokens_of_peft_compute_the_same_here_and_back(name, kind, tmp_path):
+    torch.manual_seed(1)
+    model = peft.get_peft_model(base(name, tmp_path / "base"), virtual_config(kind)).eval()
+    # A prompt's own tokens have outputs there.
+    want = theirs(model, name)[:, -9:].detach().numpy()
+    model.save_pretrained(tmp_path / "theirs")
+
+    config, params = load_pretrained(tmp_path / "base")
+    methods, adapters = load_adapters(tmp_path / "theirs", config)
+    grown, tuned = adapted(models.build(config), methods), params | {"adapters": adapters}
+    tokens = jnp.asarray(inputs(name)["input_ids"])
+
+    @jax.jit
+    def found(params):
+        return grown.logits(params, grown.hidden(params, tokens)[0])
+
+    assert relative_error(found(tuned), want) < 1e-5
+    other = jax.tree.map(lambda x: x * 1.1, adapters)
+    assert relative_error(found(params | {"adapters": other}), want) > 1e-4
+
+    save_adapters(tmp_path / "ours", config, adapters, methods)
+    again = peft.PeftModel.from_pretrained(base(name, tmp_path / "again"), tmp_path / "ours")
+    torch.testing.assert_close(
+        theirs(again.eval(), name)[:, -9:], torch.tensor(want), rtol=1e-5, atol=1e-5
+    )
+
+
+def vectors(model, params, ids):
+    """What the model's table gives for ids: caught where it is read."""
+    caught = []
+
+    def catch(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        if context.module.name == "embedding" and context.method_name == "__call__":
+            caught.append(y)
+        return y
+
+    watched = dataclasses.replace(model, interceptors=(catch, *model.interceptors))
+    watched.apply(params, ids)
+    return np.asarray(caught[0])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_what_makes_a_prompt_is_peft_s_network(kind):
+    given = peft.PromptEncoderConfig(
+        num_virtual_tokens=5, token_dim=8, num_transformer_submodules=1, encoder_hidden_size=6,
+        encoder_reparameterization_type=kind.upper(), encoder_num_layers=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = peft.tuners.PromptEncoder(given)
+    model = adapted(
+        models.build(models.parse_config({
+            "family": "llama", "num_layers": 1, "num_heads": 2, "hidden_size": 8, "mlp_size": 8,
+            "vocab_size": 32,
+        })),
+        (PTuning(tokens=5, encoder=kind, hidden=6),),
+    )  # fmt: skip
+    own = model.grown(model.init(jax.random.key(0)), jax.random.key(0))["adapters"]["embedding"]
+    state = {name: value.detach().numpy() for name, value in network.state_dict().items()}
+    changed = {"ptuning_input": state["embedding.weight"]}
+    places = (0, 2, 4) if kind == "mlp" else (0, 2)
+    for layer, place in enumerate(places):
+        changed[f"ptuning_mlp_{layer}"] = state[f"mlp_head.{place}.weight"].T
+        changed[f"ptuning_mlp_{layer}_bias"] = state[f"mlp_head.{place}.bias"]
+    for layer in range(2 if kind == "lstm" else 0):
+        for way, suffix in ((1, ""), (-1, "_reverse")):
+            end = f"l{layer}{suffix}"
+            changed |= {
+                f"ptuning_lstm_{layer}_in_{way:+d}": state[f"lstm_head.weight_ih_{end}"].T,
+                f"ptuning_lstm_{layer}_state_{way:+d}": state[f"lstm_head.weight_hh_{end}"].T,
+                f"ptuning_lstm_{layer}_bias_{way:+d}": state[f"lstm_head.bias_ih_{end}"]
+                + state[f"lstm_head.bias_hh_{end}"],
+            }
+    assert changed.keys() == own.keys()
+    assert all(changed[name].shape == own[name].shape for name in own)
+    params = model.init(jax.random.key(0)) | {"adapters": {"embedding": changed}}
+    ids = jnp.arange(5)[None] + model.config.padded_vocab
+    got = vectors(model, params, ids)
+    want = network(torch.arange(5)[None]).detach().numpy()
+    assert relative_error(got, want) < 1e-5
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A folder of LoRA for a small Llama, its Config, adapters and methods."""
@@ -176,7 +269,7 @@ def changed(folder, target, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"peft_type": "LOHA"}, "peft_type 'LOHA': known are LORA, IA3"),
+        ({"peft_type": "LOHA"}, "peft_type 'LOHA': known are LORA, IA3, PROMPT_TUNING"),
         ({"bias": "all"}, "has bias 'all'"),
         ({"modules_to_save": ["lm_head"]}, "has modules_to_save ['lm_head']"),
         ({"rank_pattern": {"q_proj": 4}}, "has rank_pattern"),
@@ -207,7 +300,7 @@ def test_what_peft_cannot_keep_is_refused(saved, tmp_path):
     with pytest.raises(ConfigError, match="is there already"):
         save_adapters(folder, config, adapters, methods)
     for wrong in ((Bottleneck(),), (*methods, IA3()), ()):
-        with pytest.raises(ConfigError, match="peft keeps one Lora or one IA3"):
+        with pytest.raises(ConfigError, match="peft keeps one Lora, IA3, Prompt or Prefix"):
             save_adapters(tmp_path / "x", config, adapters, wrong)
     gpt2 = models.parse_config({"family": "gpt2"})
     with pytest.raises(ConfigError, match="layers/attention/query is a part of one matrix"):
