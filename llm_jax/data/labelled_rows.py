@@ -189,7 +189,7 @@ def _names(parts: dict, target: str, config: DataConfig) -> list[str]:
                 f"{', '.join(names[:6])}{', ...' * (len(names) > 6)}: mend column {config.label!r}"
             )
     if len(names) < 2 and target == "class":
-        raise ConfigError(f"{config.path} has one class, {names}: give two or more")
+        raise ConfigError(f"{config.path} has one class, {', '.join(names)}: give two or more")
     return list(names)
 
 
@@ -223,14 +223,12 @@ def _numbered(label: str, names: list[str], target: str):
 def encoded(texts: list[str], tokenizer, longest: int) -> tuple[list[list[int]], list[int]]:
     """Returns the ids of each text, at most `longest`, and how many it had.
 
-    The marks that the tokenizer puts around a text are among them; where it is cut, they stay.
+    The marks that the tokenizer puts around a text are among them, where it puts none those of a
+    document; where a text is cut, they stay.
     """
-    if not hasattr(tokenizer, "frame"):  # our own puts none; its models know both marks
-        first, last = [tokenizer.bos_id], [tokenizer.eos_id]
-    else:
-        first, last = tokenizer.frame
-        if not first and not last:
-            last = [tokenizer.marks[1]]
+    first, last = tokenizer.frame
+    if not first and not last:
+        first, last = ([mark] for mark in tokenizer.marks)
     room = longest - len(first) - len(last)
     if room < 1:
         raise ConfigError(f"data.sequence_length is {longest}: the marks around a text need more")
