@@ -97,6 +97,12 @@ def test_classes_that_are_never_said_are_left_out_of_the_mean_and_zero_alone():
     assert rows[3]["f1"] == classification_scores(logits, labels, "abc")["f1"] == 0.4
 
 
+def test_resamples_without_a_class_tell_nothing_of_it():
+    labels = np.array([1] * 2 + [0] * 58)  # an eighth of the resamples have no example of class 1
+    rows = per_class(9 * np.eye(2)[labels], labels, "ab")
+    assert [(row["f1_low"], row["f1_high"]) for row in rows] == [(1.0, 1.0)] * 3
+
+
 def test_scores_of_numbers_are_scipys_and_scikit_learns():
     rng = np.random.default_rng(2)
     targets = rng.integers(0, 6, 80).astype(float)  # with ties
@@ -217,6 +223,7 @@ def test_large_logits_stay_finite():
         (np.zeros((3, 2)), np.zeros(4, int), r"\(3, 2\), labels \(4,\)"),
         (np.zeros((0, 2)), np.zeros(0, int), r"\(0, 2\)"),
         (np.zeros((3, 2)), np.array([0, 2, 1]), "example 1 has the label 2: .* 0 to 1"),
+        (np.zeros((2, 2)), np.array([0, -1]), "example 1 has the label -1"),
         (np.zeros((2, 3)), np.array([[0, 1, 0], [0, 0.5, 1]]), "example 1 has the label 0.5"),
         (np.array([[0, 1], [np.nan, 0]]), np.array([0, 1]), "example 1 are not finite"),
         (np.zeros((3, 3)), np.array([0, 2, 1]), "2 names for logits of 3 classes"),
