@@ -69,19 +69,24 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def launch(main: Callable[[], dict]) -> None:
+def launch(main: Callable[..., dict], *, positional: bool = False) -> None:
     """Parses the flags, runs `main` and prints its result as the last line of stdout, in JSON.
+
+    With `positional`, `main` gets the list of the arguments that are no flags; else there may be
+    none.
 
     Bad input ends with one line on stderr and exit code 2; Ctrl-C before or after training with
     one line and exit code 0. A process that stops because another one did ends with one line that
     names it and exit code 3.
     """
-    sys.exit(distributed.guarded(functools.partial(_run, main)))
+    sys.exit(distributed.guarded(functools.partial(_run, main, positional)))
 
 
-def _run(main) -> int:
+def _run(main, positional: bool = False) -> int:
     try:
-        _parse_flags()
+        given = _parse_flags()[1:]
+        if given and not positional:
+            raise ConfigError(f"{' '.join(given)!r} is no flag: write --name=value")
         if _EMULATED.value:
             jax.config.update("jax_num_cpu_devices", _EMULATED.value)
         distributed.start(
@@ -91,7 +96,7 @@ def _run(main) -> int:
             connect_seconds=_CONNECT.value,
             lost_seconds=_LOST.value,
         )
-        result = main()
+        result = main(given) if positional else main()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -112,11 +117,14 @@ def _run(main) -> int:
     return 0
 
 
-def _parse_flags() -> None:
-    """Parses sys.argv; what absl or ml_collections refuses becomes a ConfigError in one line."""
+def _parse_flags() -> list[str]:
+    """Parses sys.argv and returns what is no flag of it, the program's name first.
+
+    What absl or ml_collections refuses becomes a ConfigError in one line.
+    """
     app.define_help_flags()
     try:
-        rest = flags.FLAGS(sys.argv)
+        return flags.FLAGS(sys.argv)
     except (AttributeError, KeyError) as error:
         raise ConfigError(_unknown_key() or f"{error} (--help lists the flags)") from error
     except flags.DuplicateFlagError as error:
@@ -124,8 +132,6 @@ def _parse_flags() -> None:
     except (flags.Error, TypeError, ValueError) as error:
         last_line = str(error).strip().splitlines()[-1]
         raise ConfigError(f"{last_line} (--help lists the flags)") from error
-    if len(rest) > 1:
-        raise ConfigError(f"{' '.join(rest[1:])!r} is no flag: write --name=value")
 
 
 def _unknown_key() -> str | None:
