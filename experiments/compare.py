@@ -72,7 +72,7 @@ def _read(workdir: str, name: str) -> dict:
         raise ConfigError(f"{path} is no JSON ({error}): leave the run out") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no JSON object: leave the run out")
-    return flatten(found)
+    return {key: value for key, value in flatten(found).items() if value not in (None, {})}
 
 
 def _metric(results: Mapping[str, Mapping], given: str) -> str:
@@ -100,7 +100,7 @@ def _groups(runs: Mapping[str, tuple]) -> list[list[str]]:
 
 
 def _differs(key: str, configs: Sequence[Mapping]) -> bool:
-    return len({json.dumps(config[key]) if key in config else "" for config in configs}) > 1
+    return len({json.dumps(config.get(key)) for config in configs}) > 1
 
 
 def _row(group: Sequence[str], runs: Mapping[str, tuple], keys: Sequence[str]) -> dict:

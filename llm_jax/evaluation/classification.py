@@ -127,8 +127,9 @@ def per_class(
     logits, labels = _checked(logits, labels)
     _check_names(logits, names)
     truth, said = _decisions(logits, labels)
-    outcomes, counts = np.unique(np.hstack([truth, said]), axis=0, return_counts=True)
-    truth, said = np.hsplit(outcomes, 2)
+    bits = np.packbits(np.hstack([truth, said]), axis=1)  # fewer bytes to sort
+    outcomes, counts = np.unique(bits, axis=0, return_counts=True)
+    truth, said = np.hsplit(np.unpackbits(outcomes, axis=1, count=2 * len(names)) > 0, 2)
     parts = [part.astype(np.float64) for part in (truth & said, said, truth)]
     right = (truth == said).all(axis=1)
     hits, predicted, support = (counts @ part for part in parts)
@@ -212,7 +213,7 @@ def fit_temperature(logits, labels) -> float:
     logits, labels = _checked(logits, labels)
     truth, _ = _decisions(logits, labels)
     low, high = np.log(0.01), np.log(100.0)  # of 1 / T
-    for _ in range(60):
+    for _ in range(40):  # to 1e-11 of T
         middle = (low + high) / 2
         excess = probabilities(logits * np.exp(middle), labels) - truth
         low, high = (low, middle) if (excess * logits).sum() > 0 else (middle, high)

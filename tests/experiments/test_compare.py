@@ -68,6 +68,14 @@ def test_runs_are_a_table_of_their_differences_sorted_by_the_metric(runs, called
     assert other["figures"]["seconds"] == {"mean": 10, "spread": None}
 
 
+def test_a_key_without_value_is_no_difference(called, tmp_path):
+    write(tmp_path / "old", {"accuracy": 0.5}, {"seed": 0, "data": {"path": "x"}, "peft": {}})
+    write(tmp_path / "new", {"accuracy": 0.6}, {"seed": 0, "data": {"path": "x", "limit": None}})
+    _, out, _ = called(tmp_path / "old", tmp_path / "new")
+    assert json.loads(out.splitlines()[-1])["differing"] == []
+    assert "0.5500 ± 0.0707 |" in out.splitlines()[2]
+
+
 def test_less_loss_is_better(runs, called):
     _, out, _ = called(*runs, "--metric=loss")
     assert out.splitlines()[2].startswith("| full | none | - | 0 | 0.3100 | 0.9000 |")
