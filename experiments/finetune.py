@@ -9,9 +9,9 @@ Texts of one's own: --config=configs/finetune.py:path/to/model --config.data.pat
 set; where there is none, a tenth is held out for it. See docs/finetuning.md.
 
 The work directory gets what `experiments.pretrain` writes, result.json and, where classes are
-predicted, evaluation.md with pictures; the test is of the checkpoint with the best validation loss.
-Ctrl-C or SIGTERM saves and leaves, and the same command goes on. The last line of stdout is one
-JSON object.
+predicted, the test's part of report.md with its pictures; the test is of the checkpoint with the
+best validation loss. Ctrl-C or SIGTERM saves and leaves, and the same command goes on. The last
+line of stdout is one JSON object.
 """
 
 import json
@@ -23,10 +23,12 @@ from absl import flags
 from experiments import entry
 from llm_jax import data
 from llm_jax.configuration import ConfigError
+from llm_jax.evaluation.classification_report import write_classification_report
 from llm_jax.evaluation.labels import judged, outputs
 from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.training import hardware, tuning
 from llm_jax.training.goodput import Ledger
+from llm_jax.training.metrics import learning_curve
 from llm_jax.training.restore import best_params
 from llm_jax.training.train import train
 from llm_jax.training.trainer import make_trainer
@@ -74,6 +76,18 @@ def main() -> dict:
         "seconds": trained.seconds,
     }
     result = trained.finished(result, [])
+    if names := tested.manifest.labels["names"]:
+        costs = ("trained_parameters", "total_parameters", "peak_bytes", "seconds")
+        write_classification_report(
+            workdir,
+            title="Test",
+            logits=said,
+            labels=tested.labels,
+            names=names,
+            texts=tested.texts(),
+            costs={name: result[name] for name in costs},
+            curve=learning_curve(workdir),
+        )
     if jax.process_index() == 0:
         Path(workdir, "result.json").write_text(json.dumps(result, indent=2) + "\n")
     return result

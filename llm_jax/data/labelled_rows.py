@@ -128,10 +128,10 @@ def write_labelled(
 
 def _split(source: LabelledSource, target: str):
     """Returns the examples of each split by its name, and what was left out."""
-    kept, told = _distinct(source.examples)
+    kept, told = distinct(source.examples)
     tested = source.tested
     if tested is not None:
-        tested, more = _distinct(tested)
+        tested, more = distinct(tested)
         told = {key: told[key] + more[key] for key in told}
         known = {_key(text) for text, _ in tested}
         before = len(kept)
@@ -148,10 +148,10 @@ def _key(text: str) -> bytes:
     return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).digest()
 
 
-def _distinct(examples):
+def distinct(examples):
     """Returns each text once, those with several labels not at all, and how many that leaves out.
 
-    Order is kept.
+    Texts are equal but for white space; their order is kept.
     """
     labels: dict = {}
     for text, label in examples:

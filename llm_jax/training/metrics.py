@@ -62,3 +62,14 @@ def read_metrics(workdir: str) -> list[dict[str, str]]:
         return []
     text = path.read_text()
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+
+def learning_curve(workdir: str) -> list[dict]:
+    """Returns what `metrics.csv` has by step: `train_loss`, `validation_loss` and `accuracy`."""
+    found: dict[int, dict] = {}
+    for row in read_metrics(workdir):
+        one = found.setdefault(int(row["step"]), {"step": int(row["step"])})
+        one[f"{row['split']}_loss"] = float(row["loss"])
+        if row["split"] == "validation" and row.get("accuracy"):
+            one["accuracy"] = float(row["accuracy"])
+    return list(found.values())
