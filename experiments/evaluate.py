@@ -102,7 +102,7 @@ def main() -> dict:
             scores["loss_by_position"] = loss_by_position(
                 model, params, rows, batch_size=BATCH_SIZE.value, width=RANGE.value
             )
-        if objective.kind == "pairs":
+        if objective.name == "pairs":
             tokenizer = load_tokenizer(restored.tokenizer_path)
             scores |= write_targets(
                 model, params, rows, tokenizer,

@@ -141,6 +141,8 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
                 "each document by itself: leave it out"
             )
         inputs["by_document"] = True
+    if objective.name == "answers":
+        inputs["asked"] = "chat" if objective.chat else objective.separator
     if config.source in ("stdlib", "functions"):
         inputs["python"] = platform.python_version()
     return inputs

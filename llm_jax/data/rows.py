@@ -14,7 +14,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data import packing
 from llm_jax.data.images import ImageRows
 from llm_jax.data.labelled_rows import SPLITS as LABELLED_SPLITS
-from llm_jax.data.labelled_rows import LabelledRows
+from llm_jax.data.labelled_rows import LabelledRows, bucket
 from llm_jax.data.manifest import FILE_NAME, Manifest, load_manifest, verify
 from llm_jax.data.mixture import MixedRows
 from llm_jax.data.objectives import NextToken, Vocabulary
@@ -184,6 +184,50 @@ class PairRows(_Records):
         }
 
 
+class AnswerRows(PairRows):
+    """Pairs as rows of one decoder: source and target behind each other, as long as they need.
+
+    Attributes:
+      sizes: int64 [n], the tokens of each row.
+    """
+
+    def __init__(self, path: Path, split: str, manifest: Manifest, objective):
+        """Opens the token file at `path`; `open_split` is the way in."""
+        super().__init__(path, split, manifest, objective)
+        self._longest = self.sequence_length + self.target_length - 1
+        parts = [
+            self._rows(np.arange(begin, min(begin + 1024, len(self))))[0][:, :2].sum(axis=1) - 1
+            for begin in range(0, len(self), 1024)
+        ]
+        self.sizes = np.concatenate(parts).astype(np.int64)
+
+    def length(self, indices) -> int:
+        """Returns the tokens that a batch of `indices` has for each row, one of few lengths."""
+        return bucket(int(self.sizes[np.maximum(indices, 0)].max()), self._longest)
+
+    def take(self, indices, randoms=(), length: int | None = None) -> dict[str, np.ndarray]:
+        """Returns the pairs `indices` ([n] integers; -1 gives one of weight 0) as one batch.
+
+        Returns:
+          tokens and targets int32 [n, T], each target the token behind; weights float32 [n, T], 1
+          where the target is of the answer or its end.
+        """
+        batch = super().take(indices, randoms)
+        length = length or self.length(np.asarray(indices))
+        shape = len(batch["source"]), length
+        tokens, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        weights = np.zeros(shape, np.float32)
+        for row, index in enumerate(np.asarray(indices).tolist()):
+            if index < 0:
+                continue
+            source = batch["source"][row][batch["source_mask"][row] > 0]
+            target = batch["targets"][row][batch["weights"][row] > 0]
+            ids = np.concatenate([source, target])
+            tokens[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
+            weights[row, len(source) - 1 : len(ids) - 1] = 1
+        return {"tokens": tokens, "targets": targets, "weights": weights}
+
+
 def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
     """Opens the examples of a split ("train" or "validation") of prepared data.
 
@@ -217,6 +261,7 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
     verify(directory, manifest, [*tokenizer_files, token_file(split)])
     path = directory / token_file(split)
     if objective.kind == "pairs":
-        return PairRows(path, split, manifest, objective)
+        kind = AnswerRows if objective.name == "answers" else PairRows
+        return kind(path, split, manifest, objective)
     vocabulary = Vocabulary.of(load_tokenizer(directory))
     return TokenRows(path, split, manifest, objective, vocabulary)

@@ -138,8 +138,9 @@ def _write_rows(config: DataConfig, tokenizer, objective, directory: Path) -> di
         path = directory / token_file(split)
         if config.kind == "pairs":
             pairs = documents.read_pairs(directory / "documents", split)
-            lengths = objective.lengths(config.sequence_length)
-            rows = _PairRecords(pairs, tokenizer, lengths["source"], lengths["targets"])
+            asked = getattr(objective, "asked", None)
+            sizes = config.sequence_length, objective.target_length
+            rows = _PairRecords(pairs, tokenizer, *sizes, asked)
             counts["rows"][split] = packing.write_rows(path, rows, dtype)
             counts["tokens"][split] = rows.target_tokens
             continue
@@ -206,11 +207,13 @@ class _PairRecords:
     """Records of (source, target) pairs: two lengths, the source's tokens and the target's.
 
     What is longer than a row is cut; every target ends in EOS. A pretrained tokenizer puts its
-    marks around both, which are never cut. `target_tokens` counts those of the targets that have
-    passed.
+    marks around both, which are never cut. With `asked`, of `objectives.Answers`, the source is
+    what that makes of it, its beginning cut, and the target has an end mark only. `target_tokens`
+    counts those of the targets that have passed.
     """
 
-    def __init__(self, pairs, tokenizer, source_length: int, target_length: int):
+    def __init__(self, pairs, tokenizer, source_length: int, target_length: int, asked=None):
+        self._asked = asked
         self._pairs, self._tokenizer = pairs, tokenizer
         self._lengths = source_length, target_length
         self.target_tokens = 0
@@ -219,10 +222,15 @@ class _PairRecords:
         longest_source, longest_target = self._lengths
         before, behind = self._tokenizer.frame
         end = behind or [self._tokenizer.marks[1]]
+        if self._asked:
+            before, end = [], [self._tokenizer.marks[1]]
         for group in _groups(self._pairs):
             encoded = self._tokenizer.encode_documents([text for pair in group for text in pair])
-            for source, target in zip(encoded[::2], encoded[1::2]):
-                source = _framed(source, before, behind, longest_source)
+            for (text, _), source, target in zip(group, encoded[::2], encoded[1::2]):
+                if self._asked:
+                    source = self._asked(text, self._tokenizer)[-longest_source:]
+                else:
+                    source = _framed(source, before, behind, longest_source)
                 target = _framed(target, before, end, longest_target)
                 self.target_tokens += len(target)
                 row = np.zeros(2 + longest_source + longest_target, np.int64)

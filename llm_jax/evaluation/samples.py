@@ -36,6 +36,8 @@ def draw_samples(model, params, run: RunConfig, data_directory: str, held_out):
         logging.warning("no samples: draw them from the checkpoint with experiments.generate")
         return [], {}
     config, seed = run.sampling, run.seed
+    if run.objective.name == "answers":
+        return _answers(model, params, run, load_tokenizer(data_directory), held_out), {}
     if run.objective.kind == "pairs":
         written, figures = write_targets(
             model,
@@ -75,3 +77,20 @@ def parses(text: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
+
+
+def _answers(model, params, run: RunConfig, tokenizer, held_out) -> list[tuple[str, str]]:
+    """Returns held-out questions and the likeliest answers."""
+    if model.virtual_tokens:
+        logging.warning("no samples: generation with virtual tokens is not there")
+        return []
+    count = min(run.sampling.num_samples, len(held_out))
+    batch = held_out.take(range(count))
+    # Where the first weight is, the question ends.
+    asked = [
+        row[: int(weights.argmax()) + 1].tolist()
+        for row, weights in zip(batch["tokens"], batch["weights"])
+    ]
+    options = SamplingOptions(temperature=0.0, max_new_tokens=run.objective.target_length)
+    found = Engine(model, params, tokenizer).generate(asked, options, seed=run.seed)
+    return [(tokenizer.decode(ids), result.text) for ids, result in zip(asked, found)]

@@ -47,6 +47,7 @@ TASKS = {
     "span_corruption": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "denoising": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "pairs": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
+    "answers": Task(next_token_loss, models.DECODERS),
     "text_classification": Task(label_loss, HEADED),
     "classification": Task(class_loss, ("vit",), {"head": ("classification", "distilled")}),
     "masked_patches": Task(

@@ -130,6 +130,9 @@ def abstract_batch(run: RunConfig, sharding=None) -> dict[str, jax.ShapeDtypeStr
         if objective.device_augmentation:
             row |= dict.fromkeys(("pixel_mean", "pixel_deviation"), np.ones(1, np.float32))
             row["pixels"] = pixels.astype(np.uint8)
+    elif objective.name == "answers":
+        tokens = np.zeros((1, objective.lengths(length)["tokens"]), np.int32)
+        row = {"tokens": tokens, "targets": tokens, "weights": tokens.astype(np.float32)}
     elif objective.kind == "pairs":
         sizes = objective.lengths(length)
         source, target = (np.zeros((1, size), np.int32) for size in sizes.values())

@@ -10,6 +10,7 @@ comes from its own generator, so that its arrays do not depend on its batch.
 from collections.abc import Mapping
 
 from llm_jax.configuration import ConfigError, parse
+from llm_jax.data.objectives.answers import Answers
 from llm_jax.data.objectives.classification import Classification
 from llm_jax.data.objectives.denoising import Denoising
 from llm_jax.data.objectives.fill_in_the_middle import FillInTheMiddle
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type] = {
         SpanCorruption,
         Denoising,
         Pairs,
+        Answers,
         TextClassification,
         Classification,
         MaskedPatches,
