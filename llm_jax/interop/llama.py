@@ -90,7 +90,7 @@ def read_config(hf: Mapping) -> llama.Config:
         rotary_scaling=scaling,
         local_rotary_base=local,
         window=hf["sliding_window"] if SLIDING in layer_types else None,
-        layer_types=layer_types,
+        layer_types=layer_types if SLIDING in layer_types else (),
         attention_biases=ALL_BIASES[:3] if kind == "qwen2" else biases,
         mlp_bias=bool(hf.get("mlp_bias")),
         qk_norm=kind in ("qwen3", "gemma3_text"),

@@ -11,6 +11,7 @@ import jax
 
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.flash import SAVED
+from llm_jax.kernels.packed import unpacked
 from llm_jax.layers.linear import in_eight_bits
 from llm_jax.parallel.pipeline import pipelined
 from llm_jax.parallel.sharding import axis_size
@@ -55,6 +56,8 @@ class Scan:
       microbatches: that pass a pipeline's stages; 0 means as many as there are stages.
       rounds: that each of them makes through the stages.
       quantization: None, or what the layers' projections multiply in: "fp8" or "int8".
+      packed: some of the layers' parameters are `llm_jax.kernels.packed.Packed`; each layer's are
+        unpacked when its turn comes.
     """
 
     remat: str = "none"
@@ -62,6 +65,7 @@ class Scan:
     microbatches: int = 0
     rounds: int = 1
     quantization: str | None = None
+    packed: bool = False
 
     def __post_init__(self):
         if self.remat not in REMAT:
@@ -98,6 +102,8 @@ def stack(block, *, num_layers: int, scan: Scan, name: str, **attributes):
                 f"execution.remat is 'offload', and {device.device_kind} has no {HOST_MEMORY} "
                 f"memory but {', '.join(kinds)}: choose 'full'"
             )
+    if scan.packed:
+        block = nn.map_variables(block, "params", unpacked)
     if REMAT[scan.remat] is not None:
         block = nn.remat(block, prevent_cse=False, policy=REMAT[scan.remat])
     scanned = nn.scan(

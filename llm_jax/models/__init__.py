@@ -135,6 +135,7 @@ class Model:
       scaling: the memory of its scales, a tree of `new_scaling`; in fp8 it is needed to compute.
       interceptors: of `nn.intercept_methods`, the first one outermost: what they add to the
         module's layers has its parameters under `params["adapters"]`, see `llm_jax.peft`.
+      packed: some of its layers' parameters are in few bits, see `llm_jax.kernels.packed`.
       virtual_tokens: that stand in front of each row, see `llm_jax.peft.prompt`.
       head: None, or what a task reads from the hidden states, with its parameters under
         `params["task_head"]`, see `llm_jax.models.heads`.
@@ -146,6 +147,7 @@ class Model:
     quantization: str | None = None
     scaling: Any = None
     interceptors: tuple = ()
+    packed: bool = False
     virtual_tokens: int = 0
     head: Head | None = None
 
@@ -159,7 +161,9 @@ class Model:
         return self.family.Transformer(
             self.config,
             attention=self.execution.attention,
-            scan=dataclasses.replace(self.execution.scan, quantization=self.quantization),
+            scan=dataclasses.replace(
+                self.execution.scan, quantization=self.quantization, packed=self.packed
+            ),
             dtype=self.dtype,
         )
 
@@ -171,10 +175,11 @@ class Model:
         mesh = jax.sharding.AbstractMesh((), (), abstract_device=anywhere)
         with jax.sharding.use_abstract_mesh(mesh), self._intercepted():
             inputs = self.family.example_inputs(self.config)
+            module = dataclasses.replace(self, packed=False)._module
             if params is None:
-                made = dict(self._module.init(key, **inputs))
+                made = dict(module.init(key, **inputs))
             else:
-                made = self._module.apply(
+                made = module.apply(
                     {"params": params},
                     **inputs,
                     mutable=("scaling", "adapters"),
@@ -197,7 +202,8 @@ class Model:
         if not self.interceptors and self.head is None:
             return nn.meta.unbox(self._boxed(key)["params"])
         # What is added draws nothing that the family's own would have drawn.
-        return self.grown(dataclasses.replace(self, interceptors=(), head=None).init(key), key)
+        own = dataclasses.replace(self, interceptors=(), head=None)
+        return self.grown(own.init(key), key)
 
     def new_scaling(self):
         """Returns the memory of the scales at the start, a tree of float32; None where none is."""

@@ -359,6 +359,11 @@ PRESETS: dict[str, dict] = {
         "mlp_size": 8192, "max_positions": 131_072, "tied_embeddings": True,
         "rotary_scaling": {"kind": "llama3", "factor": 32.0, "original_positions": 8192},
     },
+    "smollm2-135m": {
+        "num_layers": 30, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64, "hidden_size": 576,
+        "mlp_size": 1536, "vocab_size": 49_152, "max_positions": 8192, "rotary_base": 1e5,
+        "norm_epsilon": 1e-5, "tied_embeddings": True, "bos_id": 1, "end_ids": (2,),
+    },
     "mistral-7b-v0.1": {
         "num_kv_heads": 8, "mlp_size": 14_336, "max_positions": 32_768, "window": 4096,
         "bos_id": 1, "end_ids": (2,),

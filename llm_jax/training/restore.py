@@ -125,7 +125,7 @@ def load_model(
     freezing = tuning.freezing(model, run)
     shapes, frozen = jax.eval_shape(freezing.split, model.abstract_params)
     if mesh is not None:
-        axes, _ = freezing.split_axes(model.logical_axes)
+        axes, _ = freezing.split_axes(model.logical_axes, model.abstract_params)
         shapes = placed(shapes, tree_shardings(shapes, axes, mesh))
     params = checkpoints.restore(step, {"params": shapes})["params"]
     if frozen is not None:

@@ -76,7 +76,7 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
     trained = dataclasses.replace(model, quantization=numbers.quantization)
     freezing = tuning.freezing(model, run)
     shapes, _ = jax.eval_shape(freezing.split, model.abstract_params)
-    axes, frozen_axes = freezing.split_axes(model.logical_axes)
+    axes, frozen_axes = freezing.split_axes(model.logical_axes, model.abstract_params)
     optimizer = tuning.optimizer(run, shapes, axes)
 
     def begin(key, base=None):

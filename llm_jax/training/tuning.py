@@ -3,10 +3,12 @@
 import dataclasses
 import re
 
+import jax
 import jax.numpy as jnp
 
 from llm_jax import optim, peft
 from llm_jax.configuration import ConfigError, nearest
+from llm_jax.kernels import packed
 from llm_jax.models import Model
 from llm_jax.models.heads import Head
 from llm_jax.optim import OptimConfig
@@ -40,6 +42,8 @@ class TuningConfig:
       freeze_layers: so many of the first layers stay as they are, and what is below them.
       unfreeze_every: steps after which one layer more trains, the last one first; at the beginning
         the head and what is above the layers (Howard & Ruder 2018, arXiv:1801.06146). 0: off.
+      base: how what does not train is kept: "fp32", or the layers' matrices in blocks of few bits,
+        "nf4" (QLoRA) or "int8", and all other matrices in bf16.
       new_layers: so many of the last layers begin anew (Zhang et al. 2020, arXiv:2006.05987).
     """
 
@@ -54,12 +58,15 @@ class TuningConfig:
     freeze: tuple = ()
     freeze_layers: int = 0
     unfreeze_every: int = 0
+    base: str = "fp32"
     new_layers: int = 0
 
     def __post_init__(self):
         for name in ("freeze_layers", "unfreeze_every", "new_layers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"tuning.{name} is {getattr(self, name)}: give 0 or more")
+        if self.base not in (known := ("fp32", *packed.KINDS)):
+            raise ConfigError(f"tuning.base is {self.base!r}: choose one of {', '.join(known)}")
         if self.lora_plus_ratio <= 0:
             raise ConfigError(f"tuning.lora_plus_ratio is {self.lora_plus_ratio}: give more than 0")
         for pattern in self.freeze:
@@ -102,7 +109,8 @@ def methods_of(method: str, tuning: TuningConfig) -> tuple:
 def applied(model: Model, run) -> Model:
     """Returns `model` with what the methods of `run`, a `RunConfig`, add, and its head."""
     head = run.tuning.head if run.objective.kind == "labelled" else None
-    model = dataclasses.replace(model, head=head)
+    few_bits = run.tuning.base in packed.KINDS
+    model = dataclasses.replace(model, head=head, packed=few_bits)
     methods = methods_of(run.method, run.tuning)
     return peft.adapted(model, methods) if methods else model
 
@@ -115,19 +123,48 @@ class Freezing:
       trained: paths of the parameters of which all or some layers train.
       layers: so many of the first layers stay as they are ...
       stacked: ... of the parameters of these paths.
+      base: of `TuningConfig`.
     """
 
     trained: frozenset[str]
     layers: int
     stacked: frozenset[str]
+    base: str = "fp32"
 
     def split(self, params):
         """Returns what trains, and what does not or None: nested dicts without empty ones."""
-        return self._split(params, self.layers)
+        trained, frozen = self._split(params, self.layers)
+        return trained, frozen and self._kept(frozen)
 
-    def split_axes(self, axes):
-        """Returns the same of a tree whose leaves are tuples of names."""
-        return self._split(axes, 0)
+    def split_axes(self, axes, shapes):
+        """Returns the same of axes' names, tuples, for the arrays of `shapes`."""
+        trained, frozen = self._split(axes, 0)
+        if frozen is None or self.base == "fp32":
+            return trained, frozen
+        flat = dict(leaves(frozen))
+
+        def named(path, leaf):
+            if not isinstance(leaf, packed.Packed):
+                return flat[path]
+            # The numbers of a layer lie in a row, which may be divided anywhere.
+            return dataclasses.replace(leaf, codes=("layers", "embed"), scales=("layers", None))
+
+        kept = jax.eval_shape(self.split, shapes)[1]
+        return trained, _chosen(kept, dict(leaves(kept)), named)
+
+    def _kept(self, frozen):
+        """Returns what does not train as `base` says."""
+        if self.base == "fp32":
+            return frozen
+
+        def kept(path, leaf):
+            own = path.split("/")
+            matrix = leaf.ndim - ("layers" in own) >= 2
+            if own[-1] == "kernel" and "layers" in own and not leaf[0].size % packed.BLOCK:
+                return packed.pack(leaf, self.base, lead=1)
+            return leaf.astype(jnp.bfloat16) if matrix else leaf
+
+        return _chosen(frozen, dict(leaves(frozen)), kept)
 
     def _split(self, tree, cut: int):
         def part(path, leaf, first):
@@ -220,7 +257,12 @@ def freezing(model: Model, run) -> Freezing:
         raise ConfigError(
             f"nothing trains: config.method is {run.method!r} and tuning.freeze {tuning.freeze!r}"
         )
-    return Freezing(frozenset(trained), tuning.freeze_layers, frozenset(stacked))
+    if tuning.base in packed.KINDS and stacked:
+        raise ConfigError(
+            f"tuning.base is {tuning.base!r} and tuning.freeze_layers {tuning.freeze_layers}: "
+            "layers that share a stack with trained ones stay fp32"
+        )
+    return Freezing(frozenset(trained), tuning.freeze_layers, frozenset(stacked), tuning.base)
 
 
 def rated(run) -> OptimConfig:
