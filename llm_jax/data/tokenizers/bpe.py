@@ -19,6 +19,7 @@ from pathlib import Path
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data.config import TokenizerConfig
+from llm_jax.data.tokenizers import cuts
 
 # sentencepiece writes a space as this character, and would read the character itself as a space.
 _SPACE_MARK = "▁"
@@ -54,6 +55,7 @@ class Tokenizer:
             for piece_id in range(self.vocab_size)
             if self._processor.is_control(piece_id) and piece_id not in (self.bos_id, self.eos_id)
         }
+        self._pairs = cuts.inner_pairs(model)
         self._bytes = [self._read_piece(piece_id) for piece_id in range(self.vocab_size)]
         self._space_mark = [
             self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()
@@ -73,22 +75,27 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str], *, threads: int | None = None) -> list[list[int]]:
         """Returns `encode` of each text, worked on by `threads` (None: as many as processors)."""
-        pieces = [text.split(_SPACE_MARK) for text in texts]
         try:
-            flat = [piece.encode("utf-8") for parts in pieces for piece in parts]
+            for text in texts:
+                text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ConfigError(
                 f"text has the lone surrogate U+{ord(error.object[error.start]):04X} at character "
                 f"{error.start}, which is no valid Unicode: give UTF-8 text"
             ) from None
+        texts = [[cuts.cut(part, self._pairs) for part in t.split(_SPACE_MARK)] for t in texts]
+        flat = [part.encode("utf-8") for parts in texts for cut in parts for part in cut]
         encoded = iter(
             self._processor.encode(flat, out_type=int, num_threads=threads or os.cpu_count())
         )
         result = []
-        for parts in pieces:
-            ids = next(encoded)
-            for _ in parts[1:]:
-                ids = ids + self._space_mark + next(encoded)
+        for parts in texts:
+            ids = []
+            for number, cut in enumerate(parts):
+                if number:
+                    ids += self._space_mark
+                for own in itertools.islice(encoded, len(cut)):
+                    ids += own
             result.append(ids)
         return result
 
