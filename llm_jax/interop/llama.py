@@ -145,7 +145,9 @@ def first_that_fits(config, kinds, describe, read) -> dict:
         num_kv_heads=config.kv_heads,
         head_dim=config.size_of_head,
         window=config.window if any(config.sliding) else None,
-        layer_types=tuple(SLIDING if slides else FULL for slides in config.sliding),
+        layer_types=tuple(SLIDING if slides else FULL for slides in config.sliding)
+        if any(config.sliding)
+        else (),
     )
     differences = {}
     for kind in kinds:
@@ -196,7 +198,7 @@ def describe(kind: str, config: llama.Config) -> dict:
         # Gemma's mask wants one even where no layer slides.
         written["sliding_window"] = config.window or (4096 if gemma else None)
     if kind not in ("llama", "mistral"):
-        written["layer_types"] = list(config.layer_types)
+        written["layer_types"] = [SLIDING if slides else FULL for slides in config.sliding]
     if kind in ("qwen2", "qwen3"):
         written["use_sliding_window"] = config.window is not None
     if kind not in ("mistral", "qwen2"):

@@ -230,7 +230,13 @@ def test_older_config_files_mean_what_transformers_reads_in_them(name):
 @pytest.mark.parametrize("name", llama.PRESETS)
 def test_presets_are_written_and_read_again(name):
     config = models.parse_config({"family": "llama"} | llama.PRESETS[name])
-    kind = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
+    kind = {
+        "smollm2": "llama",
+        "llama": "llama",
+        "mistral": "mistral",
+        "qwen2": "qwen2",
+        "qwen3": "qwen3",
+    }
     kind |= {"gemma-2": "gemma2", "gemma-3": "gemma3_text"}
     written = write_config(config)
     assert written["model_type"] == next(v for k, v in kind.items() if name.startswith(k))
@@ -248,6 +254,7 @@ def test_presets_have_the_published_number_of_parameters():
         "mistral-7b-v0.1": 7_241_732_096,
         "qwen2-0.5b": 494_032_768,
         "qwen3-0.6b": 596_049_920,
+        "smollm2-135m": 134_515_008,
         "gemma-2-2b": 2_614_341_888,
         "gemma-3-1b": 999_885_952,
     }
