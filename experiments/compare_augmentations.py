@@ -101,11 +101,13 @@ def main() -> dict:
 
 def _digits(config):
     """Returns images uint8 [N, H, W] and labels int32 [N], in an order of their own."""
-    source = open_images(config)
-    order = np.random.default_rng(0).permutation(len(source.labels))
+    examples = list(open_images(config).examples())
+    examples = [examples[place] for place in np.random.default_rng(0).permutation(len(examples))]
     # The file's shades go from 0 to 16.
-    images = np.minimum(source.images[order, 0].astype(np.int32) * 16, 255)
-    return images.astype(np.uint8), source.labels[order]
+    images = np.stack(
+        [np.minimum(one.image[..., 0].astype(np.int32) * 16, 255) for one in examples]
+    )
+    return images.astype(np.uint8), np.array([one.label for one in examples], np.int32)
 
 
 def _accuracy(run, directory, images, labels) -> float:

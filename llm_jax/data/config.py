@@ -105,9 +105,10 @@ class DataConfig:
         `llm_jax.data.labelled`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
       text: the column, or key, with a document's text, of sources "records", "tfds", "labelled".
-      label: the column with the label, of source "labelled".
+      image, label: the columns with pictures and with labels, of sources "images" (parquet files
+        and saved datasets) and "labelled".
       test_path: of source "labelled": the test set, of the same columns; empty: a part of `path`.
-      image_size: of the pictures in a folder, to which they are scaled and cut; 0 leaves them.
+      image_size: of pictures, to which they are scaled and cut; 0 leaves them.
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole
         documents, padded, see `llm_jax.data.best_fit`).
@@ -123,6 +124,7 @@ class DataConfig:
     source: str = "stdlib"
     path: str = ""
     text: str = "text"
+    image: str = "image"
     label: str = "label"
     test_path: str = ""
     image_size: int = 0
@@ -149,10 +151,11 @@ class DataConfig:
             )
         if self.image_size < 0:
             raise ConfigError(f"data.image_size is {self.image_size}: give 0 or more pixels")
+        for key in ("image", "label"):
+            if not getattr(self, key):
+                raise ConfigError(f"data.{key} is empty: name the column")
         if not self.text:
             raise ConfigError("data.text is empty: name the column with the text")
-        if not self.label:
-            raise ConfigError("data.label is empty: name the column with the label")
         if self.sequence_length < 1:
             raise ConfigError(
                 f"data.sequence_length is {self.sequence_length}: give 1 or more tokens"

@@ -2,7 +2,9 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -12,28 +14,33 @@ from llm_jax.data.manifest import sha256_of
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def read_folder(root: Path, side: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
-    """Reads all pictures below `root`; classes are its folders in alphabetical order.
+class Example(NamedTuple):
+    """An image as it is read: its place, uint8 [H, W, C], and its class or the class's name."""
+
+    place: str
+    image: np.ndarray
+    label: int | str
+
+
+def list_folder(root: Path, side: int) -> tuple[list[tuple[Path, int]], tuple[str, ...], str]:
+    """Finds all pictures below `root`; classes are its folders in alphabetical order.
 
     Args:
       root: the folder of the classes' folders; what is hidden is left out.
-      side: pictures are scaled until their short side has so many pixels, bilinearly, and their
-        middle is cut out; 0 takes them as they are, all of one size.
+      side: as of `decode_picture`.
 
     Returns:
-      images uint8 [N, C, H, W], C 1 where all are gray and else 3; labels int32 [N]; the classes'
-      names; and the sha256 of all names and contents.
+      the pictures with their labels; the classes' names; and the sha256 of all names and contents.
 
     Raises:
-      ConfigError: no classes, one without pictures, a picture that does not decode or decompresses
-        to more than Pillow allows, or different sizes.
+      ConfigError: no classes, or one without pictures.
     """
     classes = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     if not classes:
         raise ConfigError(
             f"{root} has no folders: give one with a folder of pictures for each class"
         )
-    pictures, labels, digest = [], [], hashlib.sha256()
+    pictures, digest = [], hashlib.sha256()
     for label, folder in enumerate(classes):
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not found:
@@ -42,35 +49,45 @@ def read_folder(root: Path, side: int) -> tuple[np.ndarray, np.ndarray, tuple[st
                 "some, or remove the folder"
             )
         for path in found:
-            pictures.append(_read(path, side))
             digest.update(f"{path.relative_to(root).as_posix()} {sha256_of(path)}\n".encode())
-        labels += [label] * len(found)
-    sizes = {picture.shape[:2] for picture in pictures}
-    if len(sizes) > 1:
-        shown = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3])
-        raise ConfigError(f"the pictures in {root} have sizes {shown}, ...: give data.image_size")
-    if any(picture.shape[2] == 3 for picture in pictures):
-        pictures = [np.broadcast_to(one, (*one.shape[:2], 3)) for one in pictures]
-    images = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
-    names = tuple(folder.name for folder in classes)
+        pictures += [(path, label) for path in found]
     digest.update(f"side {side}".encode())
-    return images, np.array(labels, np.int32), names, digest.hexdigest()
+    return pictures, tuple(folder.name for folder in classes), digest.hexdigest()
 
 
-def _read(path: Path, side: int) -> np.ndarray:
-    """Returns uint8 [H, W, 1 or 3]."""
+def read_folder(pictures: list[tuple[Path, int]], side: int) -> Iterator[Example]:
+    """Yields the pictures of `list_folder`, one after the other."""
+    for path, label in pictures:
+        yield Example(str(path), decode_picture(path, str(path), side), label)
+
+
+def decode_picture(file: Path | BinaryIO, name: str, side: int) -> np.ndarray:
+    """Decodes one picture.
+
+    Args:
+      file: its path, or its bytes.
+      name: what an error calls it.
+      side: it is scaled until its short side has so many pixels, bilinearly, and its middle is cut
+        out; 0 takes it as it is.
+
+    Returns:
+      uint8 [H, W, C], C 1 where it is gray and else 3.
+
+    Raises:
+      ConfigError: it does not decode, or decompresses to more than Pillow allows.
+    """
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                gray = file.mode in ("1", "L", "I", "I;16", "F")
-                picture = file.convert("L" if gray else "RGB")
+            with Image.open(file) as opened:
+                gray = opened.mode in ("1", "L", "I", "I;16", "F")
+                picture = opened.convert("L" if gray else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{path} does not decode ({error}): mend it or remove it") from None
+        raise ConfigError(f"{name} does not decode ({error}): mend it or remove it") from None
     except Image.DecompressionBombWarning as error:
-        raise ConfigError(f"{path} is too large ({error}): scale it down or remove it") from None
+        raise ConfigError(f"{name} is too large ({error}): scale it down or remove it") from None
     if side:
         factor = side / min(picture.size)
         size = tuple(max(side, round(length * factor)) for length in picture.size)

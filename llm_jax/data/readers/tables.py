@@ -43,7 +43,7 @@ def read_parquet(
                     continue
                 # Not by its columns: asking for one of a damaged file ends the process.
                 taken = path.stat().st_size
-                _check_ratio(about.total_byte_size, taken, limits)
+                check_ratio(about.total_byte_size, taken, limits)
                 batches = opened.iter_batches(
                     _ROWS_AT_ONCE, row_groups=[group], columns=names, use_threads=False
                 )
@@ -51,13 +51,13 @@ def read_parquet(
                 for batch in batches:
                     for item in _records(file, row, batch, columns, limits):
                         made += len(item.text) if isinstance(item, Record) else 0
-                        _check_ratio(made, taken, limits)
+                        check_ratio(made, taken, limits)
                         yield item
                         row = item.offset + 1
     except Damaged as error:
         yield Bad(file, row, str(error))
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-        yield Bad(file, row, f"is damaged or no parquet ({_line(error)})")
+        yield Bad(file, row, f"is damaged or no parquet ({reason_of(error)})")
 
 
 def read_arrow(
@@ -79,13 +79,13 @@ def read_arrow(
                     part = batch.slice(begin, _ROWS_AT_ONCE)
                     for item in _records(file, row, part, columns, limits):
                         made += len(item.text) if isinstance(item, Record) else 0
-                        _check_ratio(made, source.size(), limits)
+                        check_ratio(made, source.size(), limits)
                         yield item
                         row = item.offset + 1
     except Damaged as error:
         yield Bad(file, row, str(error))
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-        yield Bad(file, row, f"is damaged or no arrow stream ({_line(error)})")
+        yield Bad(file, row, f"is damaged or no arrow stream ({reason_of(error)})")
 
 
 def _names(columns: Columns) -> list[str]:
@@ -108,7 +108,7 @@ def _check(schema, columns: Columns) -> None:
             raise Damaged(f"column {column!r} is {kind}, not a string")
 
 
-def _check_ratio(made: int, taken: int, limits: Limits) -> None:
+def check_ratio(made: int, taken: int, limits: Limits) -> None:
     """Raises Damaged if what is read has grown too much."""
     if limits.bomb(made, taken):
         raise Damaged(f"is a decompression bomb: {made} bytes of {taken}")
@@ -119,7 +119,7 @@ def _records(
 ) -> Iterator[Record | Bad]:
     """Yields the records of one batch, of which the first is row `row` of the file."""
     names = _names(columns)
-    cells = {name: list(_cells(batch.column(name), limits.max_record_bytes)) for name in names}
+    cells = {name: list(cells_of(batch.column(name), limits.max_record_bytes)) for name in names}
     for place in range(batch.num_rows):
         values, reason = {}, ""
         for name in names:
@@ -128,7 +128,7 @@ def _records(
                 values[name] = value.decode("utf-8") if isinstance(value, bytes) else value
             except UnicodeDecodeError as error:
                 reason = f"column {name!r} {not_utf8(error, 0)}"
-            if isinstance(value, _TooLong):
+            if isinstance(value, TooLongCell):
                 reason = f"column {name!r} has {value} bytes, more than {limits.max_record_bytes}"
         if reason:
             yield Bad(file, row + place, reason)
@@ -136,12 +136,12 @@ def _records(
             yield make_record(file, row + place, values, columns)
 
 
-class _TooLong(int):
+class TooLongCell(int):
     """The bytes of a cell that is not read."""
 
 
-def _cells(array, limit: int) -> list:
-    """Returns the bytes, numbers or None of an arrow array; a _TooLong for cells above `limit`."""
+def cells_of(array, limit: int) -> list:
+    """Returns the bytes, numbers or None of an arrow array; TooLongCell for those above `limit`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -151,14 +151,14 @@ def _cells(array, limit: int) -> list:
         numbers = np.asarray(used).tolist()
         if numbers and not 0 <= min(numbers) <= max(numbers) < len(array.dictionary):
             raise Damaged("has a dictionary's index that is none")
-        found = dict(zip(numbers, _cells(_binary(array.dictionary).take(used), limit)))
+        found = dict(zip(numbers, cells_of(_binary(array.dictionary).take(used), limit)))
         return [found.get(index) for index in array.indices.to_pylist()]
     if pa.types.is_integer(array.type):
         return array.to_pylist()
     array = _binary(array)
     sizes = np.asarray(pc.binary_length(array).fill_null(0))
     short = pc.if_else(pa.array(sizes <= limit), array, None).to_pylist()
-    return [_TooLong(n) if n > limit else cell for n, cell in zip(sizes.tolist(), short)]
+    return [TooLongCell(n) if n > limit else cell for n, cell in zip(sizes.tolist(), short)]
 
 
 def _binary(array):
@@ -173,5 +173,6 @@ def _binary(array):
     return array
 
 
-def _line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Returns what a library said of damage, as one line."""
     return one_line(str(error)) or type(error).__name__

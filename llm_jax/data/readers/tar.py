@@ -22,7 +22,7 @@ _NO_FILES = {
 }  # fmt: skip
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """A member: its bytes if they are wanted, or what is wrong with it."""
 
     offset: int
@@ -37,16 +37,16 @@ def read_tar(
     """Yields a record for each sample; one with a member that must not be is bad as a whole."""
     begin = max(start, 0)
     stream = CountedReads(blocks(path, compressed, limits, begin), begin)
-    sample: list[_Member] = []
+    sample: list[Member] = []
     damage = None
-    members = _members(stream, limits.max_record_bytes)
+    members = members_of(stream, limits.max_record_bytes)
     while damage is None:
         offset = stream.offset
         try:
             member = next(members, None)
         except Damaged as error:
             damage, member = Bad(file, offset, str(error)), None
-        if sample and (member is None or _key(member.name) != _key(sample[0].name)):
+        if sample and (member is None or key_of(member.name) != key_of(sample[0].name)):
             item = _sample(file, sample, columns)
             # What damage left of a sample may do, if it has the text.
             if damage is None or isinstance(item, Record):
@@ -59,21 +59,23 @@ def read_tar(
         yield damage
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """Returns what the members of a sample share."""
     folder, _, base = name.rpartition("/")
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def _extension(name: str) -> str:
+def extension_of(name: str) -> str:
+    """Returns what tells a sample's members apart: `seg.png` of `a/b.seg.png`."""
     return name.rpartition("/")[2].partition(".")[2]
 
 
-def _sample(file: str, members: list[_Member], columns: Columns) -> Record | Bad:
+def _sample(file: str, members: list[Member], columns: Columns) -> Record | Bad:
     offset = members[0].offset
     for member in members:
         if member.problem:
             return Bad(file, offset, f"member {member.name!r} {member.problem}")
-    found = {_extension(member.name): member for member in members}
+    found = {extension_of(member.name): member for member in members}
     if not {"txt", "json"} & found.keys():
         return Bad(file, offset, f"sample {members[0].name!r} has no member .txt or .json")
     row = {}
@@ -88,11 +90,13 @@ def _sample(file: str, members: list[_Member], columns: Columns) -> Record | Bad
                 row[columns.text] = decode(member.data, 0)
         except Damaged as error:
             return Bad(file, offset, f"member {member.name!r} {error}")
-    return make_record(file, offset, row, columns, f"{file}:{_key(members[0].name).lstrip('/')}")
+    return make_record(file, offset, row, columns, f"{file}:{key_of(members[0].name).lstrip('/')}")
 
 
-def _members(stream: CountedReads, limit: int) -> Iterator[_Member]:
-    """Yields the members but folders.
+def members_of(
+    stream: CountedReads, limit: int, wanted_kinds: tuple[str, ...] = ("txt", "json")
+) -> Iterator[Member]:
+    """Yields the members but folders, with the bytes of those whose extension is wanted.
 
     Raises:
       Damaged: a header is none, or the archive ends before its end mark.
@@ -124,7 +128,7 @@ def _members(stream: CountedReads, limit: int) -> Iterator[_Member]:
             problem = "leaves its folder"
         if kind == b"5" or kind in _NO_FILES:
             length = 0
-        wanted = not folder and not problem and _extension(name) in ("txt", "json")
+        wanted = not folder and not problem and extension_of(name) in wanted_kinds
         if wanted and length > limit:
             problem, wanted = f"has {length} bytes, more than {limit}", False
         data = b""
@@ -133,7 +137,7 @@ def _members(stream: CountedReads, limit: int) -> Iterator[_Member]:
         elif not stream.skip(_padded(length)):
             raise Damaged("is truncated")
         if problem or not folder:
-            yield _Member(begin, name, data, problem)
+            yield Member(begin, name, data, problem)
         name, size, begin = "", None, stream.offset
 
 
