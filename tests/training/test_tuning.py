@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llm_jax.configuration import ConfigError
+from llm_jax.kernels.packed import unpacked
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.testing import relative_error
 from llm_jax.training import tuning
@@ -201,9 +202,40 @@ def test_a_mesh_computes_the_same(method):
     np.testing.assert_allclose(found, losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_base_in_few_bits_is_small_and_near(name):
+    plain, first, _, expected = trained(run_of(name, method="lora"))
+    for base, most, near in (("nf4", 0.25, 2e-2), ("int8", 0.4, 2e-2)):
+        run = run_of(name, method="lora", tuning={"base": base})
+        trainer, begun, now, losses = trained(run)
+        held, full = (sum(x.nbytes for x in jax.tree.leaves(s.frozen)) for s in (begun, first))
+        assert held < most * full
+        assert losses != expected
+        np.testing.assert_allclose(losses, expected, rtol=near)
+        for one, other in zip(jax.tree.leaves(begun.frozen), jax.tree.leaves(now.frozen)):
+            np.testing.assert_array_equal(one, other)
+        # The same numbers as the model whose weights were rounded beforehand.
+        rounded = unpacked(jax.tree.map(lambda x: x, begun.frozen))
+        whole = trainer.params(begun._replace(frozen=rounded))
+        given = batch()
+        read = jax.jit(plain.model.read)(whole, given["tokens"], given["mask"])
+        packed = jax.jit(trainer.model.read)(trainer.params(begun), given["tokens"], given["mask"])
+        assert relative_error(packed, np.asarray(read)) < 1e-6
+
+
+def test_a_base_in_few_bits_on_a_mesh():
+    run = run_of("llama", method="lora", tuning={"base": "nf4"})
+    losses = trained(run)[3]
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    found = trained(dataclasses.replace(run, mesh=run_of(mesh=mesh).mesh))[3]
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"tuning": {"base": "fp4"}}, "tuning.base is 'fp4': choose one of fp32, nf4, int8"),
+        ({"tuning": {"base": "nf4", "freeze_layers": 1}}, "stay fp32"),
         ({"method": "lra"}, "config.method has 'lra': did you mean 'lora'"),
         ({"method": "full,lora"}, "full trains everything, give it alone"),
         ({"tuning": {"freeze": (".*",)}}, "nothing trains: config.method is 'full'"),
