@@ -95,7 +95,10 @@ def open_images(config: DataConfig) -> ImageSource:
 def _read_arrays(path: Path) -> Iterator[Example]:
     try:
         yield from read_npz(path) if path.suffix == ".npz" else read_csv(path)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        *(ValueError, KeyError, OSError, EOFError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error, RuntimeError),  # the last: encrypted, or of a later kind
+    ) as error:
         raise ConfigError(
             f"{path} holds no labelled images ({error}): see llm_jax/data/images.py for the form"
         ) from None

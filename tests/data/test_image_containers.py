@@ -205,6 +205,11 @@ def test_what_holds_no_labelled_pictures_is_told(tmp_path):
         archive.addfile(tarfile.TarInfo("../x.png"))
     fails(tmp_path / "c.tar", "member '../x.png' leaves its folder")
     fails(tar(tmp_path / "d.tar", samples), "have sizes 9x8, 9x9, .*data.image_size", image_size=0)
+    np.savez(tmp_path / "new.npz", images=np.zeros((9, 4, 4), np.uint8), labels=np.zeros(9, int))
+    raw = bytearray((tmp_path / "new.npz").read_bytes())
+    raw[raw.index(b"PK\1\2") + 6] = 245  # the version of zip that reads it
+    (tmp_path / "new.npz").write_bytes(raw)
+    fails(tmp_path / "new.npz", "new.npz holds no labelled images .*24.5", image_size=0)
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "dataset_dict.json").write_text("{}")
     fails(arrow(tmp_path / "both" / "train", samples).parent, "several splits: give one, .*train")
