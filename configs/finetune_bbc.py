@@ -19,9 +19,9 @@ def get_config(variant: str = ""):
     config = tuned(MINILM, bert.Config(**bert.PRESETS["minilm-l6"]))
     config.data.path = NEWS
     config.tuning.head.pooling = "mean"
-    config.data.sequence_length = 256
-    config.steps, config.batch_size = 120, 16
-    config.optim.warmup_steps = 12
+    config.data.sequence_length = 128
+    config.steps, config.batch_size = 200, 16
+    config.optim.warmup_steps = 20
     config.model.attention_dropout_rate = 0.0  # its draws would cost a fifth of the step
     if variant == "tiny":
         config.steps, config.batch_size, config.data.sequence_length = 4, 4, 16

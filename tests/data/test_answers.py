@@ -1,6 +1,7 @@
 """Questions and answers as rows of a decoder: what is read, and what counts."""
 
 import json
+import random
 import re
 
 import numpy as np
@@ -12,9 +13,14 @@ from llm_jax.data import DataConfig, TokenizerConfig, batches, prepare
 from llm_jax.data.objectives import OBJECTIVES
 from tests.data.test_pretrained_tokenizer_rows import bert_folder
 
-PAIRS = [
-    (f"what is {n} and {n + 1}", f"it is {2 * n + 1}" + " indeed" * (n % 5)) for n in range(200)
-]
+DRAW = random.Random(0)
+
+
+def words(count):
+    return " ".join("".join(DRAW.choices("abcdefghij", k=3)) for _ in range(count))
+
+
+PAIRS = [(f"{n} {words(1 + n % 6)}", words(1 + n % 3)) for n in range(200)]
 
 
 @pytest.fixture(scope="module")
