@@ -28,6 +28,7 @@ from llm_jax.data import PretrainedTokenizer, load_tokenizer
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.restore import load_model
 from llm_jax.training.run import default_config, parse_run
+from llm_jax.training.tuning import merged
 
 flags.adopt_module_key_flags(entry)
 SOURCE = flags.DEFINE_string("source", None, "Work directory, Hugging Face folder or *.gguf.")
@@ -49,7 +50,9 @@ def main() -> dict:
         tokenizer = interop.find_tokenizer(source)
     else:
         restored = load_model(source)
-        config, params = restored.model.config, restored.params
+        config, params = restored.model.config, merged(restored.params, restored.run)
+        if restored.model.head is not None:
+            print("the task's head has no place in it: left out", file=sys.stderr)
         tokenizer = load_tokenizer(restored.tokenizer_path)
     if not isinstance(tokenizer, PretrainedTokenizer):
         if FORMAT.value == "hf" and tokenizer is not None:

@@ -87,6 +87,11 @@ class Engine:
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
+        if model.virtual_tokens:
+            raise ConfigError(
+                f"the model has {model.virtual_tokens} virtual tokens (prompt, ptuning or prefix), "
+                "which generation does not know yet: tune it by another method"
+            )
         if draft is not None:
             draft.check(model)
         self._draft = draft

@@ -323,6 +323,19 @@ def beginning(model: Model, key, base=None, *, new_layers: int = 0):
     return _chosen(grown, axes, renewed)
 
 
+def merged(params, run):
+    """Returns the family's own parameters, float32, with the adapters of `run` in them.
+
+    Raises:
+      ConfigError: methods that no weights can stand for.
+    """
+    own = {key: value for key, value in params.items() if key not in ("adapters", "task_head")}
+    own = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), packed.unpacked(own))
+    if "adapters" not in params:
+        return own
+    return peft.merge(own, params["adapters"], methods_of(run.method, run.tuning))
+
+
 def completed(run, manifest):
     """Returns `run` with what its prepared data say: how many outputs its head has.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels.packed import unpacked
 from llm_jax.parallel.sharding import batch_sharding
@@ -221,6 +222,20 @@ def test_a_base_in_few_bits_is_small_and_near(name):
         read = jax.jit(plain.model.read)(whole, given["tokens"], given["mask"])
         packed = jax.jit(trainer.model.read)(trainer.params(begun), given["tokens"], given["mask"])
         assert relative_error(packed, np.asarray(read)) < 1e-6
+
+
+@pytest.mark.parametrize("base", ["fp32", "nf4"])
+def test_adapters_become_part_of_the_weights(base):
+    run = run_of("llama", method="lora,ia3", tuning={"base": base})
+    trainer, _, now, _ = trained(run)
+    params = trainer.params(now)
+    plain = models.build(run.model)
+    tokens = batch()["tokens"]
+    want = jax.jit(lambda params: trainer.model.hidden(params, tokens)[0])(params)
+    found = jax.jit(lambda params: plain.hidden(params, tokens)[0])(tuning.merged(params, run))
+    assert relative_error(found, np.asarray(want)) < 1e-5
+    with pytest.raises(ConfigError, match="Prefix is not linear"):
+        tuning.merged(params, run_of("llama", method="lora,prefix"))
 
 
 def test_a_base_in_few_bits_on_a_mesh():
