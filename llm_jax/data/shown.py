@@ -36,6 +36,8 @@ def lines(batch: dict[str, np.ndarray], tokenizer) -> list[str]:
             )
             continue
         segments = _segments(one)
+        if "labels" in one:
+            asked = f"label {_label(one['labels'])}"
         said.append(f"row {row}: {np.count_nonzero(segments)} tokens, {asked}")
         for segment in range(1, segments.max(initial=0) + 1):
             text = _of_document(one, segments == segment, tokenizer, named)
@@ -45,8 +47,9 @@ def lines(batch: dict[str, np.ndarray], tokenizer) -> list[str]:
 
 def _segments(one: dict[str, np.ndarray]) -> np.ndarray:
     """Returns a row's segment ids [T]; a row without any is one document up to its padding."""
-    if "segment_ids" in one:
-        return one["segment_ids"]
+    for name in ("segment_ids", "mask"):
+        if name in one:
+            return one[name]
     asked = np.flatnonzero(one["weights"])
     return (np.arange(len(one["tokens"])) <= asked.max(initial=-1)).astype(np.int32)
 
@@ -119,6 +122,8 @@ def _rows(plt, batch: dict[str, np.ndarray], causal: bool):
         row, place = np.nonzero(batch["weights"] > 0)
         picture[row, batch["picked"][row, place]] = _rgb(_HIDDEN)
         _strip(left, picture, "documents; red: hidden")
+    elif "labels" in batch:
+        _strip(left, picture, "texts; white: padding")
     else:
         picture[(segments > 0) & (batch["weights"] == 0)] *= 0.5
         _strip(left, picture, "documents; dark: no loss")
@@ -156,9 +161,9 @@ def _images(plt, batch: dict[str, np.ndarray]):
 
 
 def _label(label: np.ndarray) -> str:
-    """Returns a class, or those that are mixed with their shares."""
+    """Returns a class, a number, or classes that are mixed with their shares."""
     if not label.ndim:
-        return str(int(label))
+        return f"{label:g}"
     return ", ".join(
         f"{label[of]:.0%} {of}" for of in np.argsort(-label, kind="stable") if label[of]
     )

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llm_jax.data import DataConfig, load_tokenizer, open_split, prepare
+from llm_jax.data import DataConfig, batches, load_tokenizer, open_split, prepare
 from llm_jax.data.objectives import MaskedLM, SpanCorruption
 from llm_jax.data.shown import draw, lines
 from tests.data.conftest import write_texts
+from tests.data.test_labelled_rows import prepared, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,16 @@ def test_images_and_their_masks(tmp_path):
     batch["masked"] = np.zeros((3, 6), bool)
     batch["masked"][1, 4] = True  # the second patch of the second row
     assert (np.abs(picture(batch, tmp_path / "b.png") - red).max(axis=1) <= 2).any()
+
+
+def test_labelled_texts_are_shown_with_their_label(tmp_path):
+    _, parts = prepared(tmp_path, rows_of(60))
+    batch = next(batches(parts["train"], seed=0, batch_size=4, threads=0))
+    tokenizer = load_tokenizer(tmp_path / "data")
+    found = lines(batch, tokenizer)
+    for row in range(4):
+        size, label = batch["mask"][row].sum(), batch["labels"][row]
+        assert f"row {row}: {size} tokens, label {label}" in found
+    assert sum("⟨bos⟩" in line and "⟨eos⟩" in line for line in found) == 4
+    draw(batch, str(tmp_path / "batch.png"), causal=False, title="labels")
+    assert (tmp_path / "batch.png").stat().st_size > 1000
