@@ -105,6 +105,8 @@ class DataConfig:
         `llm_jax.data.labelled`) or "mixture" (of `mixture`).
       path: a directory, a file, or several of them with commas between.
       text: the column, or key, with a document's text, of sources "records", "tfds", "labelled".
+      second: of source "labelled": the column with a text that goes with the first, where pairs are
+        classified; empty: there is none.
       image, label: the columns with pictures and with labels, of sources "images" (parquet files
         and saved datasets) and "labelled".
       test_path: of source "labelled": the test set, of the same columns; empty: a part of `path`.
@@ -124,6 +126,7 @@ class DataConfig:
     source: str = "stdlib"
     path: str = ""
     text: str = "text"
+    second: str = ""
     image: str = "image"
     label: str = "label"
     test_path: str = ""

@@ -11,6 +11,8 @@ import numpy as np
 from llm_jax.configuration import ConfigError
 from llm_jax.data import readers
 
+# Between the two texts of a pair: the file separator, which text does not have.
+BETWEEN = "\x1c"
 # The share of bad records that are left out.
 MOST_BAD = 0.01
 
@@ -47,30 +49,35 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
 
 
 def read_examples(
-    path: str | Path, *, text: str = "text", label: str = "label"
+    path: str | Path, *, text: str = "text", label: str = "label", second: str = ""
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Returns each text with what stands as its label, and what was left out because it is bad.
+
+    Of pairs the text is both, with `BETWEEN` between.
 
     Args:
       path: JSON lines, CSV, TSV, parquet, tar or arrow files (also as `.gz`, or several with commas
         between), a folder whose folders hold the text files of a class each, or one with a file
         `CLASS.txt` for each, an example a line.
       text, label: the columns of a table; a folder has none.
+      second: the column of a text that goes with the first; empty: there is none.
 
     Raises:
-      ConfigError: nothing there, or more than `MOST_BAD` of the records cannot be read or have no
-        text or no label; the first of them is named.
+      ConfigError: a second text of what is no table; nothing there, or more than `MOST_BAD` of the
+        records cannot be read or have no text or no label; the first of them is named.
     """
     root = Path(path).expanduser()
     inside = sorted(root.iterdir()) if root.is_dir() else []
     folders = [p for p in inside if p.is_dir() and p.name[0] != "."]
     files = [p for p in inside if p.suffix == ".txt"]
+    if second and (folders or files):
+        raise ConfigError(f"{path} is no table: it has no column {second!r}")
     if folders:
         given = ((folder, folder.name, readers.Columns()) for folder in folders)
     elif files:
         return [(line, file.stem) for file in files for line in _lines(file)], []
     else:
-        given = [(path, None, readers.Columns(text=text, id=label))]
+        given = [(path, None, readers.Columns(text, second=second or None, label=label))]
     found, bad = [], []
     for place, name, columns in given:
         for item in readers.read(place, columns, unknown_as_text=name is not None):
@@ -79,10 +86,14 @@ def read_examples(
                 bad.append(f"{where}: {item.reason}")
             elif not item.text.strip():
                 bad.append(f"{where} has no text")
-            elif not (name or item.id.strip()):
+            elif second and not item.second.strip():
+                bad.append(f"{where} has no second text")
+            elif not (name or item.label.strip()):
                 bad.append(f"{where} has no label")
             else:
-                found.append((item.text, name or item.id))
+                parts = (item.text, item.second) if second else (item.text,)
+                whole = BETWEEN.join(part.replace(BETWEEN, " ") for part in parts)
+                found.append((whole, name or item.label))
     if len(bad) > MOST_BAD * (len(found) + len(bad)):
         raise ConfigError(f"{bad[0]}; {len(bad)} of {len(found) + len(bad)} are bad: mend them")
     return found, bad

@@ -18,7 +18,7 @@ import numpy as np
 from llm_jax.configuration import ConfigError
 from llm_jax.data import readers
 from llm_jax.data.config import DataConfig
-from llm_jax.data.labelled import in_order, read_examples
+from llm_jax.data.labelled import BETWEEN, in_order, read_examples
 from llm_jax.data.manifest import FORMAT, Manifest, sha256_of, verify
 from llm_jax.data.splits import split
 from llm_jax.data.tokenizers import load_tokenizer, train_tokenizer
@@ -51,7 +51,9 @@ def open_labelled(config: DataConfig) -> LabelledSource:
         if not path:
             found.append(None)
             continue
-        examples, left_out = read_examples(path, text=config.text, label=config.label)
+        examples, left_out = read_examples(
+            path, text=config.text, label=config.label, second=config.second
+        )
         found.append(examples)
         bad += left_out
         for file in readers.files_of(path, unknown_as_text=True):
@@ -91,13 +93,16 @@ def write_labelled(
     counts = {key: {} for key in ("rows", "tokens", "bytes")}
     told |= {"names": names, "bad": source.bad, "cut": {}, "cut_tokens": {}}
     for part, examples in parts.items():
-        cut, sizes = encoded([text for text, _ in examples], tokenizer, config.sequence_length)
+        cut, sizes, seconds = encoded(
+            [text for text, _ in examples], tokenizer, config.sequence_length
+        )
         order = sorted(range(len(cut)), key=lambda index: (len(cut[index]), index))
         arrays, texts = labelled_files(part)
         ends = np.cumsum([len(cut[index]) for index in order])
         ids = np.array([token for index in order for token in cut[index]], np.uint32)
         labels = [_numbered(examples[index][1], names, inputs["target"]) for index in order]
-        np.savez(directory / arrays, ids=ids, ends=ends, labels=np.array(labels))
+        second = {"seconds": np.array([seconds[i] for i in order])} if config.second else {}
+        np.savez(directory / arrays, ids=ids, ends=ends, labels=np.array(labels), **second)
         lines = [dict(zip(("text", "label"), examples[index])) for index in order]
         written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (directory / texts).write_text(written, encoding="utf-8")
@@ -145,7 +150,8 @@ def _split(source: LabelledSource, target: str):
 
 
 def _key(text: str) -> bytes:
-    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).digest()
+    text = BETWEEN.join(" ".join(part.split()) for part in text.split(BETWEEN))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def distinct(examples):
@@ -220,21 +226,45 @@ def _numbered(label: str, names: list[str], target: str):
     return np.array([name in own for name in names], np.float32)
 
 
-def encoded(texts: list[str], tokenizer, longest: int) -> tuple[list[list[int]], list[int]]:
-    """Returns the ids of each text, at most `longest`, and how many it had.
+def encoded(
+    texts: list[str], tokenizer, longest: int
+) -> tuple[list[list[int]], list[int], list[int]]:
+    """Returns the ids of each text, at most `longest`; how many it had; where its second begins.
 
-    The marks that the tokenizer puts around a text are among them, where it puts none those of a
-    document; where a text is cut, they stay.
+    The marks that the tokenizer puts around a text, or around and between a pair's, are among them,
+    where it puts none those of a document; where a text is cut, they stay. Of a pair the longer
+    text is cut first.
+
+    Args:
+      texts: strings; those of a pair with `llm_jax.data.labelled.BETWEEN` between.
+      tokenizer: of `llm_jax.data.load_tokenizer`.
+      longest: tokens.
     """
-    first, last = tokenizer.frame
-    if not first and not last:
-        first, last = ([mark] for mark in tokenizer.marks)
-    room = longest - len(first) - len(last)
-    if room < 1:
-        raise ConfigError(f"data.sequence_length is {longest}: the marks around a text need more")
-    found = tokenizer.encode_documents(texts)
-    sizes = [len(ids) + longest - room for ids in found]
-    return [[*first, *ids[:room], *last] for ids in found], sizes
+    pairs = [text.split(BETWEEN) for text in texts]
+    flat = tokenizer.encode_documents([part for pair in pairs for part in pair])
+    found, sizes, seconds = [], [], []
+    for pair in pairs:
+        parts, flat = flat[: len(pair)], flat[len(pair) :]
+        marks = tokenizer.frame if len(pair) == 1 else tokenizer.pair_frame
+        if not any(marks):
+            begin, end = ([mark] for mark in tokenizer.marks)
+            marks = (begin, end) if len(pair) == 1 else (begin, end, end)
+        room = longest - sum(map(len, marks))
+        if room < len(pair):
+            raise ConfigError(
+                f"data.sequence_length is {longest}: the marks around a text need more"
+            )
+        sizes.append(sum(map(len, (*parts, *marks))))
+        if len(pair) == 1:
+            parts = [parts[0][:room]]
+        else:
+            half = (room + (len(parts[0]) > len(parts[1]))) // 2
+            first = parts[0][: max(half, room - len(parts[1]))]
+            parts = [first, parts[1][: room - len(first)]]
+        ids = [*marks[0], *parts[0], *marks[1]]
+        seconds.append(len(ids))
+        found.append(ids if len(pair) == 1 else [*ids, *parts[1], *marks[2]])
+    return found, sizes, seconds
 
 
 class TextRows:
@@ -247,8 +277,14 @@ class TextRows:
 
     static_copies = 0
 
-    def __init__(self, ids: np.ndarray, ends: np.ndarray, *, longest: int, padding: int):
-        """Takes the tokens of all rows, one behind the other, and where each row ends."""
+    def __init__(
+        self, ids: np.ndarray, ends: np.ndarray, *, longest: int, padding: int, seconds=None
+    ):
+        """Takes the tokens of all rows, one behind the other, and where each row ends.
+
+        Of pairs `seconds` says where in its row the second text begins.
+        """
+        self._seconds = seconds
         self._ids, self._begins = ids, np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self.sizes = ends - self._begins
         self._longest, self._padding = longest, padding
@@ -271,7 +307,8 @@ class TextRows:
           length: of the rows, at least that of the longest; None: `length(indices)`.
 
         Returns:
-          tokens, mask int32 [n, T] (1 where real); weights float32 [n].
+          tokens, mask int32 [n, T] (1 where real); weights float32 [n]; of pairs token_types int32
+          [n, T], 1 from the second text on.
         """
         del randoms
         indices = np.asarray(indices)
@@ -284,7 +321,11 @@ class TextRows:
                 size, begin = self.sizes[index], self._begins[index]
                 tokens[row, :size] = self._ids[begin : begin + size]
                 mask[row, :size] = 1
-        return {"tokens": tokens, "mask": mask, "weights": (indices >= 0).astype(np.float32)}
+        batch = {"tokens": tokens, "mask": mask, "weights": (indices >= 0).astype(np.float32)}
+        if self._seconds is not None:
+            begins = self._seconds[np.maximum(indices, 0), None]
+            batch["token_types"] = ((np.arange(length) >= begins) & (mask > 0)).astype(np.int32)
+        return batch
 
 
 class LabelledRows(TextRows):
@@ -303,7 +344,7 @@ class LabelledRows(TextRows):
         verify(directory, manifest, [arrays, texts])
         size = {"longest": manifest.sequence_length, "padding": manifest.pad_id or 0}
         with np.load(directory / arrays, allow_pickle=False) as file:
-            super().__init__(file["ids"], file["ends"], **size)
+            super().__init__(file["ids"], file["ends"], seconds=file.get("seconds"), **size)
             self.labels = file["labels"]
         self._texts = directory / texts
         self.split, self.manifest = part, manifest

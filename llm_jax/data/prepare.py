@@ -118,7 +118,7 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
     if config.kind == "images":
         return inputs
     if config.kind == "labelled":
-        keys = ("text", "label", "sequence_length")
+        keys = ("text", "second", "label", "sequence_length")
         return (
             inputs
             | {key: getattr(config, key) for key in keys}

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from llm_jax.configuration import ConfigError
 from llm_jax.data import Rows, eval_batches
+from llm_jax.data.labelled import BETWEEN
 from llm_jax.data.labelled_rows import TextRows, encoded
 from llm_jax.evaluation.classification import classification_scores, regression_scores
 from llm_jax.evaluation.perplexity import placement
@@ -15,8 +17,8 @@ from llm_jax.models import Model
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(model: Model, params, tokens, mask):
-    return model.read(params, tokens, mask)
+def _read(model: Model, params, batch):
+    return model.read(params, batch["tokens"], batch["mask"], token_types=batch.get("token_types"))
 
 
 def outputs(model: Model, params, rows: Rows, *, batch_size: int) -> np.ndarray:
@@ -34,7 +36,8 @@ def outputs(model: Model, params, rows: Rows, *, batch_size: int) -> np.ndarray:
     rounds = -(-len(rows) // batch_size)
     found, pending = [], []
     for batch in itertools.islice(eval_batches(rows, batch_size=batch_size, **block), rounds):
-        pending.append(_read(model, params, place(batch["tokens"]), place(batch["mask"])))
+        read = batch.keys() & {"tokens", "mask", "token_types"}
+        pending.append(_read(model, params, {name: place(batch[name]) for name in sorted(read)}))
         if len(pending) > 1:  # one batch late: the device does not wait for the host
             found.append(_whole(pending.pop(0)))
     found += [_whole(last) for last in pending]
@@ -60,7 +63,8 @@ def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int
     Args:
       model, params: with a head.
       tokenizer: the model's.
-      texts: strings; longer ones than the model was trained with are cut there.
+      texts: strings, of pairs with a tab between; longer ones than the model was trained with are
+        cut there.
       manifest: of the labelled texts that it was trained with.
       batch_size: texts at a time; they are sorted by length.
 
@@ -68,17 +72,22 @@ def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int
       for each text `text`; `label` (of several classes a list) and `probabilities` by class, or
       `value` of a number; `cut` where only its beginning was read.
     """
-    longest = manifest.sequence_length
-    ids, sizes = encoded(texts, tokenizer, longest)
+    longest, given = manifest.sequence_length, texts
+    if manifest.inputs["second"]:
+        if wrong := [text for text in texts if text.count("\t") != 1]:
+            raise ConfigError(f"{wrong[0][:60]!r} is no pair: give two texts with a tab between")
+        texts = [text.replace("\t", BETWEEN) for text in texts]
+    ids, sizes, seconds = encoded(texts, tokenizer, longest)
     order = np.argsort([len(one) for one in ids], kind="stable")
     flat = np.array([token for index in order for token in ids[index]], np.uint32)
     ends = np.cumsum([len(ids[index]) for index in order])
-    rows = TextRows(flat, ends, longest=longest, padding=manifest.pad_id or 0)
+    pairs = {"seconds": np.array(seconds)[order]} if manifest.inputs["second"] else {}
+    rows = TextRows(flat, ends, longest=longest, padding=manifest.pad_id or 0, **pairs)
     said = np.empty((len(texts), model.head.outputs), np.float32)
     said[order] = outputs(model, params, rows, batch_size=batch_size)
     names, target = manifest.labels["names"], manifest.inputs["target"]
     found = []
-    for text, size, values in zip(texts, sizes, said.astype(np.float64)):
+    for text, size, values in zip(given, sizes, said.astype(np.float64)):
         one = {"text": text}
         if target == "number":
             one["value"] = float(values[0])

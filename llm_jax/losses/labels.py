@@ -13,9 +13,10 @@ def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
     Args:
       model: a `llm_jax.models.Model` with a head.
       params: its parameters, the head's included.
-      batch: tokens, mask int32 [B, T] (1 where real); weights float32 [B]; labels int32 [B]
-        (softmax cross-entropy), float32 [B, classes] of 0 and 1 (sigmoid cross-entropy, averaged
-        over the classes) or float32 [B] (squared error); optionally example_ids int32 [B].
+      batch: tokens, mask int32 [B, T] (1 where real), optionally token_types; weights float32 [B];
+        labels int32 [B] (softmax cross-entropy), float32 [B, classes] of 0 and 1 (sigmoid
+        cross-entropy, averaged over the classes) or float32 [B] (squared error); optionally
+        example_ids int32 [B].
       dropout_key: turns dropout on.
       config: label smoothing and z-loss, of the first kind.
 
@@ -27,6 +28,7 @@ def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
         params,
         batch["tokens"],
         batch["mask"],
+        token_types=batch.get("token_types"),
         dropout_key=dropout_key,
         example_ids=batch.get("example_ids"),
     )

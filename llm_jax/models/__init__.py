@@ -261,7 +261,8 @@ class Model:
           params: of `init`, the head's included.
           tokens: int32 [B, T].
           mask: int32 [B, T], 1 where a token is real; a decoder's padding stands behind.
-          token_types: int32 [B, T] of a BERT, or None.
+          token_types: int32 [B, T], 1 in the second of two texts, or None; a model without a table
+            for them takes no notice.
           dropout_key: turns dropout on.
           example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
         """
@@ -275,6 +276,7 @@ class Model:
         if token_types is not None:
             token_types = jnp.pad(token_types, ((0, 0), (self.virtual_tokens, 0)))
         if self.config.family == "bert":
+            token_types = token_types if self.config.token_types > 1 else None
             found = self.apply(params, tokens, segment_ids=mask, token_types=token_types, **random)[
                 "last_hidden_state"
             ]

@@ -7,12 +7,15 @@ import re
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from llm_jax import data
 from llm_jax.configuration import ConfigError
 from llm_jax.data import DataConfig, TokenizerConfig, batches, eval_batches, prepare
+from llm_jax.data.labelled import read_examples
 from llm_jax.data.labelled_rows import bucket
 from llm_jax.data.objectives import OBJECTIVES
+from tests.data.test_pretrained_tokenizer_rows import bert_folder
 
 WORDS = ["good", "bad", "film", "plot", "actor", "music", "scene", "story", "light", "colour"]
 
@@ -195,3 +198,44 @@ def read(directory, parts):
     for part in parts:
         for line in (directory / f"labelled-{part}.jsonl").read_text("utf-8").splitlines():
             yield json.loads(line)
+
+
+def test_pairs_have_their_second_text_marked_and_the_longer_is_cut_first(tmp_path):
+    rows = [{"a": f"{a} x", "b": b, "stars": index % 2} for index, ((a, _), (b, _)) in enumerate(
+        zip(rows_of(120), rows_of(120, seed=5))
+    )]  # fmt: skip
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, _ = bert_folder(tmp_path / "bert")
+    config = DataConfig(
+        source="labelled", path=str(path), text="a", second="b", label="stars", sequence_length=24,
+        tokenizer=TokenizerConfig(path=str(folder)),
+    )  # fmt: skip
+    objective = OBJECTIVES["text_classification"]()
+    prepare(config, vocab_size=0, directory=tmp_path / "data", objective=objective)
+    train = data.open_split(tmp_path / "data", "train", objective)
+    backend = Tokenizer.from_file(str(tmp_path / "data" / "tokenizer.json"))
+    backend.enable_truncation(24, strategy="longest_first")
+    batch = train.take(range(len(train)))
+    for row, text in enumerate(train.texts()):
+        first, second = text.split("\x1c")
+        want = backend.encode(first, second)
+        size = batch["mask"][row].sum()
+        assert batch["tokens"][row][:size].tolist() == want.ids
+        assert batch["token_types"][row][:size].tolist() == want.type_ids
+        assert not batch["token_types"][row][size:].any()
+
+
+def test_labels_are_numbers_or_lists_in_json(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [{"t": text, "y": index / 8} for index, (text, _) in enumerate(rows_of(40))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, bad = read_examples(path, text="t", label="y")
+    assert not bad
+    assert [float(label) for _, label in found] == [line["y"] for line in lines]
+    lines = [{"t": line["t"], "y": ["a", "b"][: index % 3]} for index, line in enumerate(lines)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line["y"]))
+    assert {label for _, label in read_examples(path, text="t", label="y")[0]} == {"a", "a;b"}
+    path.write_text(json.dumps({"t": "x", "y": None}) + "\n")
+    with pytest.raises(ConfigError, match="column 'y' is null"):
+        read_examples(path, text="t", label="y")

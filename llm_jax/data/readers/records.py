@@ -15,12 +15,15 @@ class Record(NamedTuple):
       file: the name of its file.
       offset: where it begins: the byte in the (decompressed) file; in parquet and arrow files the
         number of the row. Within a file it grows from item to item, bad ones included.
+      second, label: of the columns named for them, else empty; a list's parts have ";" between.
     """
 
     id: str
     text: str
     file: str
     offset: int
+    second: str = ""
+    label: str = ""
 
 
 class Bad(NamedTuple):
@@ -33,16 +36,29 @@ class Bad(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of columns, or keys: of the text, and of the id (None: the place is the id)."""
+    """Names of columns, or keys: of the text, and of the id (None: the place is the id).
+
+    Where they are named: `second`, of a text that goes with the first, and `label`, of text, a
+    number, or in JSON a list of these.
+    """
 
     text: str = "text"
     id: str | None = None
+    second: str | None = None
+    label: str | None = None
 
     def __post_init__(self):
         if not self.text:
             raise ConfigError("columns.text is empty: name the column with the text")
-        if self.id == "":
-            raise ConfigError("columns.id is empty: name the column with the id, or give None")
+        for name in ("id", "second", "label"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"columns.{name} is empty: name its column, or give None")
+
+    @property
+    def names(self) -> list[str]:
+        """Each column once."""
+        found = (self.text, self.id, self.second, self.label)
+        return list(dict.fromkeys(name for name in found if name is not None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +105,31 @@ def make_record(file: str, offset: int, row: dict, columns: Columns, id: str = "
       columns: which of them.
       id: in place of `FILE:OFFSET` where no column is named for it.
     """
-    for column in (columns.text, columns.id):
-        if column is not None and column not in row:
+    for column in columns.names:
+        if column not in row:
             return Bad(file, offset, f"has no column {column!r}")
-    text, id = row[columns.text], id or f"{file}:{offset}"
-    if not isinstance(text, str):
-        return Bad(file, offset, f"column {columns.text!r} is {_kind(text)}, not a string")
+    text, id, second, label = row[columns.text], id or f"{file}:{offset}", "", ""
+    if columns.second is not None:
+        second = row[columns.second]
+    for column, value in ((columns.text, text), (columns.second, second)):
+        if not isinstance(value, str):
+            return Bad(file, offset, f"column {column!r} is {_kind(value)}, not a string")
+    if columns.label is not None:
+        parts = row[columns.label]
+        parts = parts if isinstance(parts, list) else [parts]
+        if not all(isinstance(part, str | int | float) for part in parts):
+            return Bad(file, offset, f"column {columns.label!r} is {_kind(row[columns.label])}")
+        label = ";".join(map(str, parts))
     if columns.id is not None:
         id = row[columns.id]
         if not isinstance(id, str | int) or isinstance(id, bool):
             return Bad(file, offset, f"column {columns.id!r} is {_kind(id)}, not a string or whole")
         id = str(id)
     try:
-        text.encode(), id.encode()
+        [value.encode() for value in (text, id, second, label)]
     except UnicodeEncodeError as error:
         return Bad(file, offset, f"character {error.start} is half a surrogate pair")
-    return Record(id, text, file, offset)
+    return Record(id, text, file, offset, second, label)
 
 
 def decode(raw: bytes, offset: int) -> str:

@@ -35,7 +35,7 @@ def read_parquet(
     try:
         with pq.ParquetFile(path, pre_buffer=False) as opened:
             _check(opened.schema_arrow, columns)
-            names = _names(columns)
+            names = columns.names
             for group in range(opened.num_row_groups):
                 about = opened.metadata.row_group(group)
                 if row + about.num_rows <= start + 1:
@@ -88,23 +88,21 @@ def read_arrow(
         yield Bad(file, row, f"is damaged or no arrow stream ({reason_of(error)})")
 
 
-def _names(columns: Columns) -> list[str]:
-    return list(dict.fromkeys(filter(None, (columns.text, columns.id))))
-
-
 def _check(schema, columns: Columns) -> None:
     """Raises Damaged if a table with `schema` has no such columns."""
     import pyarrow as pa
 
-    for column in _names(columns):
+    for column in columns.names:
         if schema.names.count(column) != 1:
             raise Damaged(
                 f"has no column {column!r}, or several, but {one_line(', '.join(schema.names))}"
             )
         kind = schema.field(column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        whole = column != columns.text and pa.types.is_integer(kind)
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or whole):
+        number = column not in (columns.text, columns.second) and pa.types.is_integer(kind)
+        if column == columns.label:
+            number = number or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or number):
             raise Damaged(f"column {column!r} is {kind}, not a string")
 
 
@@ -118,7 +116,7 @@ def _records(
     file: str, row: int, batch, columns: Columns, limits: Limits
 ) -> Iterator[Record | Bad]:
     """Yields the records of one batch, of which the first is row `row` of the file."""
-    names = _names(columns)
+    names = columns.names
     cells = {name: list(cells_of(batch.column(name), limits.max_record_bytes)) for name in names}
     for place in range(batch.num_rows):
         values, reason = {}, ""
@@ -153,7 +151,8 @@ def cells_of(array, limit: int) -> list:
             raise Damaged("has a dictionary's index that is none")
         found = dict(zip(numbers, cells_of(_binary(array.dictionary).take(used), limit)))
         return [found.get(index) for index in array.indices.to_pylist()]
-    if pa.types.is_integer(array.type):
+    kind = array.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return array.to_pylist()
     array = _binary(array)
     sizes = np.asarray(pc.binary_length(array).fill_null(0))

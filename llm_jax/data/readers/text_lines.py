@@ -107,8 +107,8 @@ def read_table(
     if isinstance(header, str):
         yield Bad(file, offset, header)
         return
-    for column in (columns.text, columns.id):
-        if column is not None and column not in header:
+    for column in columns.names:
+        if column not in header:
             yield Bad(file, offset, f"has no column {column!r}, but {one_line(', '.join(header))}")
             return
     if start > offset:

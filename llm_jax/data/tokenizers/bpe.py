@@ -109,6 +109,11 @@ class Tokenizer:
         """Ids that stand before and behind a text of their own accord: none."""
         return [], []
 
+    @property
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The same before, between and behind a pair of texts."""
+        return [], [], []
+
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns `encode_all`: what reads like a mark in a text is text."""
         return self.encode_all(texts)

@@ -114,6 +114,16 @@ class PretrainedTokenizer:
         end = len(ids) - behind
         return ids[: end - len(plain)], ids[end:]
 
+    @property
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        """Ids that the tokenizer puts before, between and behind a pair of texts."""
+        plain = self.encode("a", add_special_tokens=False)
+        ids = self._backend.encode("a", "a").ids
+        size = len(plain)
+        places = [i for i in range(len(ids) - size + 1) if ids[i : i + size] == plain]
+        first, second = places[0], places[-1]
+        return ids[:first], ids[first + size : second], ids[second + size :]
+
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text without marks; what reads like a mark in it is text.
 
