@@ -38,13 +38,10 @@ def get_config(variant: str = ""):
     if pretrain:
         config.data.source = "records"
         config.data.tokenizer.kind, config.data.tokenizer.cross_spaces = "unigram", False
-        config.objective.mask_rate = 0.3
-        config.steps, config.batch_size = 1600, 32
-        # AdamW stays for long at the pieces' own frequencies.
-        config.optim.name, config.optim.learning_rate = "muon", 1e-2
-        config.optim.learning_rate_table = (("embedding/.*", 10.0), (".*", 1.0))
-        config.optim.newton_schulz_steps = 3
-        config.optim.warmup_steps, config.optim.weight_decay = 50, 0.0
+        config.objective.mask_rate = 0.25
+        config.steps, config.batch_size = 2500, 32
+        config.optim.name, config.optim.learning_rate = "adamw", 2e-3
+        config.optim.warmup_steps, config.optim.weight_decay = 100, 0.05
         config.evaluation.every, config.evaluation.rows = 500, 128
         config.evaluation.batch_size = 32
         return config
