@@ -3,6 +3,8 @@ r"""News in five classes: a small BERT with real weights, adapted by any method.
 Command:   make assets
            python -m experiments.finetune --config=configs/finetune_bbc.py --workdir=runs/bbc
 Hardware:  two CPU cores
+Time:      260 s of training on two busy Xeon cores, with --config.method=lora 204 s
+Result:    95.8% of 212 test articles, lora 96.7% (one seed, 2026-11-23); see docs/finetuning.md
 """
 
 from configs.finetune import tuned
