@@ -56,7 +56,7 @@ def expected(case: tuple[int, int]) -> float:
 
 @pytest.mark.slow
 def test_wall_time_follows_the_empty_share():
-    best = seconds_of_a_step()
+    best = seconds_of_a_step(repeats=15)  # the least of many: other tests run beside it
     unit = best[16, 1] / expected((16, 1))
     for case, seconds in best.items():
         assert abs(seconds / unit / expected(case) - 1) < 0.25, best
