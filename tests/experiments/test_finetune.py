@@ -70,6 +70,23 @@ def test_a_table_of_one_s_own_is_learned_and_predicted(given, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_ends_early_and_its_test_is_of_the_best_checkpoint(given, tmp_path):
+    workdir = tmp_path / "run"
+    more = ("--config.method=lora", "--config.optim.learning_rate=0.5")
+    more += ("--config.evaluation.every=1", "--config.evaluation.patience=2")
+    outcome = result(run("finetune", *flags(given, workdir, *more)))
+    assert outcome["best_step"] + 2 == outcome["step"] < 30
+    rows = data.open_split(workdir / "data", "test", OBJECTIVES["text_classification"]())
+    losses = {}
+    for step in ("best", "last"):
+        restored = load_model(str(workdir), step)
+        said = outputs(restored.model, restored.params, rows, batch_size=8)
+        losses[step] = judged(said, rows)["log_loss"]
+    assert losses["best"] == pytest.approx(outcome["loss"], rel=1e-5)
+    assert losses["last"] != pytest.approx(outcome["loss"], rel=1e-2)
+
+
+@pytest.mark.slow
 def test_it_goes_on_bit_by_bit_and_knows_its_base(given, tmp_path):
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     method = "--config.method=prefix,lora"
