@@ -52,7 +52,7 @@ def main() -> dict:
         restored = load_model(source)
         config, params = restored.model.config, merged(restored.params, restored.run)
         if restored.model.head is not None:
-            print("the task's head has no place in it: left out", file=sys.stderr)
+            entry.say("the task's head has no place in it: left out")
         tokenizer = load_tokenizer(restored.tokenizer_path)
     if not isinstance(tokenizer, PretrainedTokenizer):
         if FORMAT.value == "hf" and tokenizer is not None:

@@ -10,6 +10,7 @@ The last line of stdout is one JSON object that counts it all.
 """
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -58,10 +59,7 @@ def main() -> dict:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         partial.rename(output)
     finally:
-        for left in partial.glob("*.jsonl"):
-            left.unlink()
-        if partial.exists():
-            partial.rmdir()
+        shutil.rmtree(partial, ignore_errors=True)
     counts = {name: Counter(kept[index][1] for index in own) for name, own in parts.items()}
     changed = sum(one != other for one, other in zip(given, cleaned))
     return {"given": len(given), "bad": len(bad), "changed_by_cleaning": changed} | dropped | counts

@@ -57,7 +57,7 @@ class Scan:
       rounds: that each of them makes through the stages.
       quantization: None, or what the layers' projections multiply in: "fp8" or "int8".
       packed: some of the layers' parameters are `llm_jax.kernels.packed.Packed`; each layer's are
-        unpacked when its turn comes.
+        unpacked when its turn comes, and again in the backward pass; remat "none" is "dots" then.
     """
 
     remat: str = "none"
@@ -104,8 +104,10 @@ def stack(block, *, num_layers: int, scan: Scan, name: str, **attributes):
             )
     if scan.packed:
         block = nn.map_variables(block, "params", unpacked)
-    if REMAT[scan.remat] is not None:
-        block = nn.remat(block, prevent_cse=False, policy=REMAT[scan.remat])
+    # What is unpacked must not be kept for the backward pass: products are, all else is made again.
+    remat = "dots" if scan.packed and scan.remat == "none" else scan.remat
+    if REMAT[remat] is not None:
+        block = nn.remat(block, prevent_cse=False, policy=REMAT[remat])
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "scaling": 0, "adapters": 0},

@@ -16,7 +16,7 @@ from llm_jax.peft.bottleneck import Bottleneck
 from llm_jax.peft.ia3 import IA3
 from llm_jax.peft.lora import Lora
 from llm_jax.peft.merge import merge, unmerge
-from llm_jax.peft.prompt import Prefix, Prompt, PTuning
+from llm_jax.peft.prompt import Prefix, Prompt, PTuning, Virtual
 
 __all__ = [
     "IA3",
@@ -49,7 +49,7 @@ def adapted(model: Model, methods: tuple) -> Model:
     virtual, placed = 0, []
     for method in methods:
         # Each alone, so that the one without a target is named.
-        if isinstance(method, Prompt | Prefix):
+        if isinstance(method, Virtual):
             method = dataclasses.replace(method, place=virtual)
             virtual += method.tokens
         placed.append(method)

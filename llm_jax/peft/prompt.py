@@ -22,10 +22,8 @@ ENCODERS = ("mlp", "lstm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """Input vectors of virtual tokens (Lester et al. 2021, arXiv:2104.08691).
-
-    They begin as pieces of the vocabulary.
+class Virtual:
+    """What all methods of virtual tokens have.
 
     Attributes:
       tokens: their number.
@@ -35,11 +33,19 @@ class Prompt:
     tokens: int = 20
     place: int = 0
 
-    targets = "the token table"
-
     def __post_init__(self):
         if self.tokens < 1:
             raise ConfigError(f"{type(self).__name__}.tokens is {self.tokens}: give 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(Virtual):
+    """Input vectors of virtual tokens (Lester et al. 2021, arXiv:2104.08691).
+
+    They begin as pieces of the vocabulary.
+    """
+
+    targets = "the token table"
 
     def intercept(self, call, args, kwargs, context):
         """Gives virtual tokens their vectors, see `flax.linen.intercept_methods`."""
@@ -142,25 +148,14 @@ def _lstm(x, into, state, bias):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefix:
+class Prefix(Virtual):
     """Keys (behind rotary positions) and values of virtual tokens, learned for every layer.
 
     Prefix tuning (Li & Liang 2021, arXiv:2101.00190) and P-tuning v2 (Liu et al. 2021,
     arXiv:2110.07602), without the network that the first makes them by.
-
-    Attributes:
-      tokens: their number.
-      place: virtual tokens of other methods that stand before these.
     """
 
-    tokens: int = 20
-    place: int = 0
-
     targets = "attention"
-
-    def __post_init__(self):
-        if self.tokens < 1:
-            raise ConfigError(f"Prefix.tokens is {self.tokens}: give 1 or more")
 
     def intercept(self, call, args, kwargs, context):
         """Replaces keys and values, see `flax.linen.intercept_methods`."""

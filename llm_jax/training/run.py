@@ -154,7 +154,7 @@ class RunConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"config.{name} is {getattr(self, name)}: give 1 or more")
         policy(self.precision)
-        methods_of(self.method, self.tuning)
+        added = methods_of(self.method, self.tuning)
         if self.batch_size % self.accumulation:
             raise ConfigError(
                 f"batch_size {self.batch_size} is no multiple of accumulation "
@@ -172,7 +172,6 @@ class RunConfig:
         length = max(
             self.data.sequence_length, *self.objective.lengths(self.data.sequence_length).values()
         )
-        added = methods_of(self.method, self.tuning)
         virtual = sum(getattr(method, "tokens", 0) for method in added)
         # T5's positions have no end; RoBERTa's begin behind the padding's.
         positions = getattr(self.model, "longest", None) or getattr(

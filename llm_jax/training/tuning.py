@@ -107,8 +107,17 @@ def methods_of(method: str, tuning: TuningConfig) -> tuple:
 
 
 def applied(model: Model, run) -> Model:
-    """Returns `model` with what the methods of `run`, a `RunConfig`, add, and its head."""
+    """Returns `model` with what the methods of `run`, a `RunConfig`, add, and its head.
+
+    Raises:
+      ConfigError: a head without outputs, or a method that names no layer.
+    """
     head = run.tuning.head if run.objective.kind == "labelled" else None
+    if head is not None and not head.outputs:
+        raise ConfigError(
+            "tuning.head.outputs is 0: python -m experiments.finetune takes it from the data; give "
+            "it to other programs"
+        )
     few_bits = run.tuning.base in packed.KINDS
     model = dataclasses.replace(model, head=head, packed=few_bits)
     methods = methods_of(run.method, run.tuning)

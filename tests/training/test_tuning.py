@@ -238,6 +238,27 @@ def test_adapters_become_part_of_the_weights(base):
         tuning.merged(params, run_of("llama", method="lora,prefix"))
 
 
+def test_what_was_unpacked_is_not_kept_for_the_backward_pass():
+    trainer = make_trainer(run_of("llama", method="lora", tuning={"base": "nf4"}))
+    target, key = trainer.target, jax.random.key(0)
+
+    def backward(params, frozen):
+        return jax.vjp(
+            lambda params: trainer.loss(params, batch(), key, frozen=frozen)[0][0], params
+        )[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, target.params, target.frozen))
+    shapes = {leaf.shape for leaf in kept if leaf.dtype == jnp.float32}
+    kernels = {
+        leaf.shape
+        for path, leaf in by_path(trainer.model.abstract_params).items()
+        if path.startswith("layers/") and path.endswith("kernel")
+    }
+    flat = {(layers, inner, size) for layers, inner, *rest in kernels for size in (32, 48)}
+    assert kernels
+    assert not shapes & (kernels | flat)
+
+
 def test_a_base_in_few_bits_on_a_mesh():
     run = run_of("llama", method="lora", tuning={"base": "nf4"})
     losses = trained(run)[3]
@@ -251,6 +272,7 @@ def test_a_base_in_few_bits_on_a_mesh():
     [
         ({"tuning": {"base": "fp4"}}, "tuning.base is 'fp4': choose one of fp32, nf4, int8"),
         ({"tuning": {"base": "nf4", "freeze_layers": 1}}, "stay fp32"),
+        ({"tuning": {"head": {"outputs": 0}}}, "tuning.head.outputs is 0"),
         ({"method": "lra"}, "config.method has 'lra': did you mean 'lora'"),
         ({"method": "full,lora"}, "full trains everything, give it alone"),
         ({"tuning": {"freeze": (".*",)}}, "nothing trains: config.method is 'full'"),
