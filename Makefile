@@ -20,7 +20,7 @@ $(VENV)/.core: setup.py constraints.txt
 
 # The exact torch beside the extras keeps pip from a CUDA build of several GB.
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf,reference,splits,tpu-plan]' $(TORCH)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gguf,metrics,reference,splits,tpu-plan]' $(TORCH)
 	touch $@
 
 quickstart: setup

@@ -18,16 +18,16 @@ from llm_jax.training.restore import base_config
 from llm_jax.training.run import default_config
 
 
-def get_config(variant: str = ""):
-    """Returns the configuration; `variant` is the path of the model."""
+def get_config(variant: str = "", task: str = "text_classification"):
+    """Returns the configuration; `variant` is the path of the model, `task` an objective."""
     if not variant:
-        raise ConfigError("configs/finetune.py adapts a model: put its path behind :")
-    return tuned(variant, base_config(variant))
+        raise ConfigError("this configuration adapts a model: put its path behind :")
+    return tuned(variant, base_config(variant), task)
 
 
-def tuned(path: str, model):
+def tuned(path: str, model, task: str = "text_classification"):
     """Returns a configuration that tunes the model at `path`, whose Config is `model`."""
-    config = default_config(model.family, "text_classification")
+    config = default_config(model.family, task)
     with config.ignore_type():
         for field in dataclasses.fields(model):
             config.model[field.name] = getattr(model, field.name)

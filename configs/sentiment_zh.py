@@ -21,17 +21,18 @@ from llm_jax.training.run import default_config
 REVIEWS, PRETRAINED = "runs/zh", "runs/zh_pretrained"
 
 
-def get_config(variant: str = ""):
-    """Returns the configuration; `variant` is "", "pretrain" or "tiny"."""
+def get_config(variant: str = "", task: str = "text_classification"):
+    """Returns the configuration; `variant` is "", "pretrain" or "tiny", `task` an objective."""
     if variant not in ("", "pretrain", "tiny"):
         raise ValueError(f"variant {variant!r} is unknown: give none, 'pretrain' or 'tiny'")
     pretrain = variant == "pretrain"
-    config = default_config("bert", "masked_lm" if pretrain else "text_classification")
+    config = default_config("bert", "masked_lm" if pretrain else task)
     config.model.head, config.model.pooler = "masked_lm" if pretrain else "none", False
     config.model.token_types = 0
     config.model.num_layers, config.model.num_heads = 4, 4
-    config.model.hidden_size, config.model.vocab_size = 192, 6000
-    config.model.max_positions = config.data.sequence_length = 128
+    config.model.hidden_size, config.model.vocab_size = 192, 4400
+    config.model.positions, config.model.max_positions = "alibi", 512
+    config.data.sequence_length = 128
     config.model.dropout_rate, config.model.init_std = 0.1, 0.05
     config.execution.unroll = 0
     config.optim.schedule, config.optim.final_fraction = "linear", 0.0
@@ -39,18 +40,19 @@ def get_config(variant: str = ""):
     config.data.path = f"{REVIEWS}/train.jsonl"
     if pretrain:
         config.data.source = "records"
-        config.data.tokenizer.kind, config.data.tokenizer.cross_spaces = "unigram", False
+        config.data.tokenizer.max_piece_length = 1  # characters
         config.objective.mask_rate = 0.25
         config.steps, config.batch_size = 2500, 32
-        config.optim.name, config.optim.learning_rate = "adamw", 2e-3
+        config.optim.name, config.optim.learning_rate = "muon", 5e-3
         config.optim.warmup_steps, config.optim.weight_decay = 100, 0.05
         config.evaluation.every, config.evaluation.rows = 500, 128
         config.evaluation.batch_size = 32
         return config
     config.init_from = PRETRAINED
     config.data.source, config.data.test_path = "labelled", f"{REVIEWS}/test.jsonl"
+    config.data.sequence_length = 256
     config.tuning.head.pooling = "attention"
-    config.steps, config.batch_size = 1500, 32
+    config.steps, config.batch_size = 1200, 32
     config.optim.learning_rate, config.optim.warmup_steps = 3e-4, 100
     config.optim.weight_decay, config.optim.beta2 = 0.05, 0.98
     config.evaluation.every, config.evaluation.rows, config.evaluation.batch_size = 200, 0, 32

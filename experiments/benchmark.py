@@ -10,8 +10,10 @@ Any shape can be asked for:
 
 The model is the configuration's; the optimizer is AdamW whatever it says (--optimizer=config takes
 its own), so that the same work is compared. --peer=transformers runs GPT2LMHeadModel of the same
-sizes in PyTorch (fused AdamW, the same gradient clipping, scaled_dot_product_attention), a step of
-one after a step of the other, in the same process; the ratio is that of the median step times.
+sizes in PyTorch (fused AdamW, the same gradient clipping, scaled_dot_product_attention), of a
+configuration for labelled texts BertForSequenceClassification, a step of one after a step of the
+other, in the same process; the ratio is that of the median step times. A classifier's outputs are
+--config.tuning.head.outputs. --peer=full runs our own step by --config.method=full.
 
 The last line of stdout is one JSON object. tokens_per_second, step_seconds (median), step_spread
 (half the range from the 10th to the 90th percentile, over the median); mfu: FLOPs with causal
@@ -40,7 +42,9 @@ from llm_jax.training.trainer import make_trainer
 
 CONFIG = entry.define_config()
 flags.adopt_module_key_flags(entry)
-PEER = flags.DEFINE_enum("peer", "", ["", "transformers"], "What to compare with in the same run.")
+PEER = flags.DEFINE_enum(
+    "peer", "", ["", "transformers", "full"], "What to compare with in the same run."
+)
 OPTIMIZER = flags.DEFINE_enum(
     "optimizer", "adamw", ["adamw", "config"], "AdamW, or the configuration's own."
 )
@@ -74,7 +78,9 @@ def main() -> dict:
         jax.block_until_ready(state)
         peak_bytes = hardware.peak_bytes()
 
-        peer = peers.transformers_step(run) if PEER.value else None
+        peer = peers.transformers_step(run) if PEER.value == "transformers" else None
+        if PEER.value == "full":
+            peer = peers.full_step(run, batch)
         peak = hardware.matmul_peak(trainer.policy.dtype, trainer.mesh.size)
         ours, theirs = [], []
         for _ in range(ROUNDS.value):
@@ -115,9 +121,17 @@ def main() -> dict:
 
 
 def random_batches(run):
-    """Yields batches of random tokens in rows of one document, as the data room's."""
+    """Yields batches of random tokens, as the data room's: a row is one document, or text."""
     rng = np.random.default_rng(0)
     shape = (run.batch_size, run.data.sequence_length)
+    while run.objective.kind == "labelled":
+        yield {
+            "tokens": rng.integers(0, run.model.vocab_size, shape, np.int32),
+            "mask": np.ones(shape, np.int32),
+            "weights": np.ones(shape[0], np.float32),
+            "labels": rng.integers(0, run.tuning.head.outputs, shape[0], np.int32),
+            "example_ids": np.arange(shape[0], dtype=np.int32),
+        }
     while True:
         tokens = rng.integers(0, run.model.vocab_size, (shape[0], shape[1] + 1), np.int32)
         yield {

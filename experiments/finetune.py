@@ -8,9 +8,9 @@ Texts of one's own: --config=configs/finetune.py:path/to/model --config.data.pat
 --config.data.text=COLUMN --config.data.label=COLUMN, with --config.data.test_path=FILE for a test
 set; where there is none, a tenth is held out for it. See docs/finetuning.md.
 
-The work directory gets what `experiments.pretrain` writes, result.json and, where classes are
-predicted, the test's part of report.md with its pictures; the test is of the checkpoint with the
-best validation loss. Ctrl-C or SIGTERM saves and leaves, and the same command goes on. The last
+The work directory gets what `experiments.pretrain` writes, result.json and, where classes or tags
+are predicted, the test's part of report.md with its pictures; the test is of the checkpoint with
+the best validation loss. Ctrl-C or SIGTERM saves and leaves, and the same command goes on. The last
 line of stdout is one JSON object.
 """
 
@@ -23,12 +23,10 @@ from absl import flags
 from experiments import entry
 from llm_jax import data
 from llm_jax.configuration import ConfigError
-from llm_jax.evaluation.classification_report import write_classification_report
-from llm_jax.evaluation.labels import judged, outputs
+from llm_jax.evaluation.judge import judge_of
 from llm_jax.evaluation.perplexity import evaluate
 from llm_jax.training import hardware, tuning
 from llm_jax.training.goodput import Ledger
-from llm_jax.training.metrics import learning_curve
 from llm_jax.training.restore import best_params
 from llm_jax.training.train import train
 from llm_jax.training.trainer import make_trainer
@@ -44,8 +42,8 @@ def main() -> dict:
     given, workdir = entry.run_config(CONFIG), entry.required(WORKDIR)
     if given.objective.kind != "labelled":
         raise ConfigError(
-            f"objective.name {given.objective.name!r} has no labels: choose text_classification, "
-            "or python -m experiments.pretrain, which takes config.method too"
+            f"objective.name {given.objective.name!r} has no labels: choose text_classification or "
+            "token_classification, or python -m experiments.pretrain, which takes config.method too"
         )
     open_workdir(workdir, given)
     ledger = Ledger(workdir, age=hardware.process_age())
@@ -66,9 +64,10 @@ def main() -> dict:
     with ledger.during("evaluation"), jax.set_mesh(trainer.mesh):
         step, params = best_params(trained, trainer)
         scores = evaluate(trainer.model, params, tested, **how)
-        said = outputs(trainer.model, params, tested, batch_size=how["batch_size"])
+        judge = judge_of(tested.manifest)
+        said = judge.outputs(trainer.model, params, tested, batch_size=how["batch_size"])
     validation = {f"validation_{name}": value for name, value in trained.scores.items()}
-    result = validation | scores | judged(said, tested)
+    result = validation | scores | judge.judged(said, tested)
     result |= {
         "best_step": step,
         "trained_parameters": trainer.trained,
@@ -76,18 +75,8 @@ def main() -> dict:
         "seconds": trained.seconds,
     }
     result = trained.finished(result, [])
-    if names := tested.manifest.labels["names"]:
-        costs = ("trained_parameters", "total_parameters", "peak_bytes", "seconds")
-        write_classification_report(
-            workdir,
-            title="Test",
-            logits=said,
-            labels=tested.labels,
-            names=names,
-            texts=tested.texts(),
-            costs={name: result[name] for name in costs},
-            curve=learning_curve(workdir),
-        )
+    costs = ("trained_parameters", "total_parameters", "peak_bytes", "seconds")
+    judge.report(workdir, said, tested, costs={name: result[name] for name in costs})
     if jax.process_index() == 0:
         Path(workdir, "result.json").write_text(json.dumps(result, indent=2) + "\n")
     return result

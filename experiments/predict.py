@@ -5,8 +5,8 @@ r"""Says what a fine-tuned model predicts of texts.
   cat texts.txt | python -m experiments.predict --workdir=runs/bbc --input=-
 
 A file has a text a line; `-` is standard input. Each text gives a line of JSON with its label and
-the classes' probabilities, or a value; the last line of stdout is one JSON object with the number
-of texts.
+the classes' probabilities, a value, or the entities in it; the last line of stdout is one JSON
+object with the number of texts.
 """
 
 import json
@@ -18,7 +18,7 @@ from absl import flags
 from experiments import entry
 from llm_jax import data
 from llm_jax.configuration import ConfigError
-from llm_jax.evaluation.labels import predict
+from llm_jax.evaluation.judge import judge_of
 from llm_jax.training.restore import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run whose model predicts.")
@@ -41,12 +41,13 @@ def main() -> dict:
         raise ConfigError(
             f"{workdir} holds a model without a head: tune one with python -m experiments.finetune"
         )
-    found = predict(
+    manifest = data.load_manifest(restored.tokenizer_path)
+    found = judge_of(manifest).predict(
         restored.model,
         restored.params,
         data.load_tokenizer(restored.tokenizer_path),
         texts,
-        data.load_manifest(restored.tokenizer_path),
+        manifest,
         batch_size=BATCH_SIZE.value,
     )
     for one in found:

@@ -20,8 +20,8 @@ from experiments import entry
 from llm_jax.configuration import ConfigError
 from llm_jax.data.cleaning.normalize import STEPS, clean
 from llm_jax.data.labelled import read_examples
-from llm_jax.data.labelled_rows import distinct
 from llm_jax.data.splits import split
+from llm_jax.data.write_labelled import distinct
 
 PATH = flags.DEFINE_string("path", None, "Table or folder, see llm_jax.data.labelled.")
 TEXT = flags.DEFINE_string("text", "text", "Column with the text.")

@@ -19,6 +19,7 @@ SOURCES = {
     "images": "images",
     "labelled": "labelled",
     "csv": "labelled",
+    "tagged": "labelled",
 }
 _WITHOUT_PATH = ("stdlib", "functions", "mixture")
 PACKINGS = ("split", "best_fit")
@@ -40,7 +41,8 @@ class TokenizerConfig:
       cross_spaces: whether a piece of "bpe" or "unigram" may hold spaces inside
         (`"return None\\n"`); on Python code this gives about 10% fewer tokens a byte at 4,096
         pieces. Those of the other kinds never do, but for runs of white space in "byte_bpe".
-      max_piece_length: characters of the longest piece, of "byte_bpe" its bytes.
+      max_piece_length: characters of the longest piece, of "byte_bpe" its bytes; 1 gives a
+        vocabulary of characters.
       split_digits: every digit is a piece of its own.
       lowercase: of "wordpiece": small letters without accents, as in BERT's uncased models.
       special_tokens: pieces that text never encodes to, beside the objective's own.
@@ -102,7 +104,8 @@ class DataConfig:
         "pairs" (`path`: files `*.tsv` with a source and a target in each line, or `*.jsonl` with
         these two keys), "images" (`path`: see `llm_jax.data.images`), "labelled", also called "csv"
         (columns `text` and `label` of a table, or a folder for each class, see
-        `llm_jax.data.labelled`) or "mixture" (of `mixture`).
+        `llm_jax.data.labelled`), "tagged" (sentences, see `llm_jax.data.tagged`) or "mixture" (of
+        `mixture`).
       path: a directory, a file, or several of them with commas between.
       text: the column, or key, with a document's text, of sources "records", "tfds", "labelled".
       second: of source "labelled": the column with a text that goes with the first, where pairs are

@@ -1,270 +1,19 @@
-"""Labelled texts as prepared splits of tokens, and batches of rows that are as long as they need.
+"""Batches of labelled texts, and of tagged sentences: rows that are as long as they need."""
 
-Equal texts (but for white space) are one example, and none where their labels differ: they are
-dropped before anything is split. Of `data.path` a tenth is validation, and another one the test
-where there is no `data.test_path`, each class by the same shares; of a test set of its own, texts
-that are in `data.path` too are dropped from training. All this is counted in the manifest.
-"""
-
-import dataclasses
-import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from llm_jax.configuration import ConfigError
-from llm_jax.data import readers
-from llm_jax.data.config import DataConfig
-from llm_jax.data.labelled import BETWEEN, in_order, read_examples
-from llm_jax.data.manifest import FORMAT, Manifest, sha256_of, verify
-from llm_jax.data.splits import split
-from llm_jax.data.tokenizers import load_tokenizer, train_tokenizer
+from llm_jax.data.manifest import Manifest, verify
 
 SPLITS = ("train", "validation", "test")
-_HELD_OUT = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledSource:
-    """What stands in the tables: texts with labels, not yet split.
-
-    Attributes:
-      examples: of `data.path`.
-      tested: of `data.test_path`; None without one.
-      content_sha256: of all files.
-      bad: what could not be read, in words.
-    """
-
-    examples: list[tuple[str, str]]
-    tested: list[tuple[str, str]] | None
-    content_sha256: str
-    bad: list[str]
-
-
-def open_labelled(config: DataConfig) -> LabelledSource:
-    """Reads the tables behind `config`; `ConfigError` as `llm_jax.data.labelled.read_labelled`."""
-    digest, found, bad = hashlib.sha256(), [], []
-    for path in (config.path, config.test_path):
-        if not path:
-            found.append(None)
-            continue
-        examples, left_out = read_examples(
-            path, text=config.text, label=config.label, second=config.second
-        )
-        found.append(examples)
-        bad += left_out
-        for file in readers.files_of(path, unknown_as_text=True):
-            digest.update(f"\n{file.name} {sha256_of(file.path)}".encode("utf-8", "replace"))
-    return LabelledSource(*found, digest.hexdigest(), bad)
 
 
 def labelled_files(part: str) -> tuple[str, str]:
     """Returns the names of a split's arrays and texts."""
     return f"labelled-{part}.npz", f"labelled-{part}.jsonl"
-
-
-def write_labelled(
-    config: DataConfig, source: LabelledSource, inputs: dict, vocab_size: int, directory: Path
-) -> Manifest:
-    """Writes tokenizer, tokens and texts of the three splits; returns their manifest.
-
-    A split's rows stand by length, the shortest first.
-
-    Raises:
-      ConfigError: a class of the test set that training has not, or too few examples of one.
-    """
-    parts, told = _split(source, inputs["target"])
-    names = _names(parts, inputs["target"], config)
-    given = config.tokenizer
-    if given.path:
-        tokenizer = load_tokenizer(given.path)
-        if vocab_size and tokenizer.vocab_size > vocab_size:
-            raise ConfigError(
-                f"the tokenizer in {given.path} has {tokenizer.vocab_size} pieces and the model "
-                f"{vocab_size}: set model.vocab_size"
-            )
-    else:
-        texts = (text for text, _ in parts["train"])
-        tokenizer = train_tokenizer(texts, vocab_size=vocab_size, config=given, every=1, symbols=())
-    tokenizer.save(directory)
-    counts = {key: {} for key in ("rows", "tokens", "bytes")}
-    told |= {"names": names, "bad": source.bad, "cut": {}, "cut_tokens": {}}
-    for part, examples in parts.items():
-        cut, sizes, seconds = encoded(
-            [text for text, _ in examples], tokenizer, config.sequence_length
-        )
-        order = sorted(range(len(cut)), key=lambda index: (len(cut[index]), index))
-        arrays, texts = labelled_files(part)
-        ends = np.cumsum([len(cut[index]) for index in order])
-        ids = np.array([token for index in order for token in cut[index]], np.uint32)
-        labels = [_numbered(examples[index][1], names, inputs["target"]) for index in order]
-        second = {"seconds": np.array([seconds[i] for i in order])} if config.second else {}
-        np.savez(directory / arrays, ids=ids, ends=ends, labels=np.array(labels), **second)
-        lines = [dict(zip(("text", "label"), examples[index])) for index in order]
-        written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (directory / texts).write_text(written, encoding="utf-8")
-        counts["rows"][part], counts["tokens"][part] = len(examples), len(ids)
-        counts["bytes"][part] = sum(len(text.encode()) for text, _ in examples)
-        # Truncation is told: how many texts, and which share of all tokens.
-        told["cut"][part] = sum(len(ids) < size for ids, size in zip(cut, sizes))
-        told["cut_tokens"][part] = 1 - len(ids) / max(sum(sizes), 1)
-    return Manifest(
-        format=FORMAT,
-        inputs=inputs,
-        source=config.source,
-        python=platform.python_version(),
-        hold_out="the files of data.test_path" if source.tested is not None else "a tenth, twice",
-        documents=counts["rows"],
-        files={
-            path.relative_to(directory).as_posix(): sha256_of(path)
-            for path in sorted(directory.rglob("*"))
-            if path.is_file()
-        },
-        sequence_length=config.sequence_length,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=getattr(tokenizer, "pad_id", None),
-        labels=told,
-        **counts,
-    )
-
-
-def _split(source: LabelledSource, target: str):
-    """Returns the examples of each split by its name, and what was left out."""
-    kept, told = distinct(source.examples)
-    tested = source.tested
-    if tested is not None:
-        tested, more = distinct(tested)
-        told = {key: told[key] + more[key] for key in told}
-        known = {_key(text) for text, _ in tested}
-        before = len(kept)
-        kept = [example for example in kept if _key(example[0]) not in known]
-        told["in_test_too"] = before - len(kept)
-    shares = {name: share for name, share in _HELD_OUT.items() if tested is None or name != "test"}
-    strata = [label if target == "class" else "" for _, label in kept]
-    chosen = split(strata, shares)
-    parts = {name: [kept[index] for index in indices] for name, indices in chosen.items()}
-    return parts | ({} if tested is None else {"test": tested}), told
-
-
-def _key(text: str) -> bytes:
-    text = BETWEEN.join(" ".join(part.split()) for part in text.split(BETWEEN))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def distinct(examples):
-    """Returns each text once, those with several labels not at all, and how many that leaves out.
-
-    Texts are equal but for white space; their order is kept.
-    """
-    labels: dict = {}
-    for text, label in examples:
-        labels.setdefault(_key(text), set()).add(label)
-    seen, kept, conflicts = set(), [], 0
-    for text, label in examples:
-        key = _key(text)
-        if len(labels[key]) > 1:
-            conflicts += 1
-        elif key not in seen:
-            seen.add(key)
-            kept.append((text, label))
-    return kept, {
-        "duplicates": len(examples) - conflicts - len(kept),
-        "of_several_labels": conflicts,
-    }
-
-
-def _names(parts: dict, target: str, config: DataConfig) -> list[str]:
-    """Returns the classes; nothing where numbers are predicted."""
-    if target == "number":
-        for examples in parts.values():
-            for text, label in examples:
-                _number(label, text)
-        return []
-    found = {
-        part: {name for _, label in examples for name in _several(label, target)}
-        for part, examples in parts.items()
-    }
-    names = in_order(found["train"])
-    for part, others in found.items():
-        if unknown := sorted(others - found["train"]):
-            raise ConfigError(
-                f"label {unknown[0]!r} of the {part} split is not in training, which has "
-                f"{', '.join(names[:6])}{', ...' * (len(names) > 6)}: mend column {config.label!r}"
-            )
-    if len(names) < 2 and target == "class":
-        raise ConfigError(f"{config.path} has one class, {', '.join(names)}: give two or more")
-    return list(names)
-
-
-def _several(label: str, target: str) -> list[str]:
-    if target == "class":
-        return [label]
-    return [name.strip() for name in label.replace(";", ",").split(",") if name.strip()]
-
-
-def _number(label: str, text: str) -> float:
-    try:
-        value = float(label)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise ConfigError(
-            f"the label {label!r} of {text[:40]!r} is no number: mend it, or set objective.target"
-        )
-    return value
-
-
-def _numbered(label: str, names: list[str], target: str):
-    if target == "number":
-        return np.float32(float(label))
-    if target == "class":
-        return np.int32(names.index(label))
-    own = _several(label, target)
-    return np.array([name in own for name in names], np.float32)
-
-
-def encoded(
-    texts: list[str], tokenizer, longest: int
-) -> tuple[list[list[int]], list[int], list[int]]:
-    """Returns the ids of each text, at most `longest`; how many it had; where its second begins.
-
-    The marks that the tokenizer puts around a text, or around and between a pair's, are among them,
-    where it puts none those of a document; where a text is cut, they stay. Of a pair the longer
-    text is cut first.
-
-    Args:
-      texts: strings; those of a pair with `llm_jax.data.labelled.BETWEEN` between.
-      tokenizer: of `llm_jax.data.load_tokenizer`.
-      longest: tokens.
-    """
-    pairs = [text.split(BETWEEN) for text in texts]
-    flat = tokenizer.encode_documents([part for pair in pairs for part in pair])
-    found, sizes, seconds = [], [], []
-    for pair in pairs:
-        parts, flat = flat[: len(pair)], flat[len(pair) :]
-        marks = tokenizer.frame if len(pair) == 1 else tokenizer.pair_frame
-        if not any(marks):
-            begin, end = ([mark] for mark in tokenizer.marks)
-            marks = (begin, end) if len(pair) == 1 else (begin, end, end)
-        room = longest - sum(map(len, marks))
-        if room < len(pair):
-            raise ConfigError(
-                f"data.sequence_length is {longest}: the marks around a text need more"
-            )
-        sizes.append(sum(map(len, (*parts, *marks))))
-        if len(pair) == 1:
-            parts = [parts[0][:room]]
-        else:
-            half = (room + (len(parts[0]) > len(parts[1]))) // 2
-            first = parts[0][: max(half, room - len(parts[1]))]
-            parts = [first, parts[1][: room - len(first)]]
-        ids = [*marks[0], *parts[0], *marks[1]]
-        seconds.append(len(ids))
-        found.append(ids if len(pair) == 1 else [*ids, *parts[1], *marks[2]])
-    return found, sizes, seconds
 
 
 class TextRows:
@@ -329,7 +78,7 @@ class TextRows:
 
 
 class LabelledRows(TextRows):
-    """The examples of one split, in memory, the shortest first.
+    """The examples of one split, in memory, the shortest first; of tags see `TaggedRows`.
 
     Attributes:
       split: one of `SPLITS`.
@@ -364,6 +113,44 @@ class LabelledRows(TextRows):
         """Returns what `TextRows.take` does, and the labels."""
         labels = self.labels[np.maximum(indices, 0)]
         return super().take(indices, randoms, length) | {"labels": labels}
+
+
+class TaggedRows(LabelledRows):
+    """The sentences of one split, in memory, the shortest first.
+
+    Attributes:
+      labels: int32 [units], the tags of all units that are read, one sentence behind the other.
+      places: int32 [units], where in its row each of them has its first token.
+      units: int64 [n], where among them each sentence ends.
+    """
+
+    def __init__(self, directory: Path, part: str, manifest: Manifest):
+        """Opens the split in `directory`; `open_split` is the way in."""
+        super().__init__(directory, part, manifest)
+        with np.load(directory / labelled_files(part)[0], allow_pickle=False) as file:
+            self.places, self.units = file["places"], file["units"]
+
+    def amount(self) -> str:
+        """Says how many sentences there are."""
+        return f"{len(self)} tagged sentences"
+
+    def own(self, row: int) -> slice:
+        """Returns which of all units are those of a row."""
+        return slice(self.units[row - 1] if row else 0, self.units[row])
+
+    def take(self, indices, randoms=(), length: int | None = None) -> dict[str, np.ndarray]:
+        """Returns what `TextRows.take` does; labels int32 and weights float32 are [n, T].
+
+        The weight is 1 where the first token of a unit is.
+        """
+        batch = TextRows.take(self, indices, randoms, length)
+        labels = np.zeros(batch["tokens"].shape, np.int32)
+        weights = np.zeros(batch["tokens"].shape, np.float32)
+        for row, index in enumerate(np.asarray(indices).tolist()):
+            if index >= 0:
+                own = self.own(index)
+                labels[row, self.places[own]], weights[row, self.places[own]] = self.labels[own], 1
+        return batch | {"labels": labels, "weights": weights}
 
 
 def bucket(size: int, longest: int) -> int:

@@ -17,7 +17,6 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data.cleaned import open_cleaned
 from llm_jax.data.config import DataConfig
 from llm_jax.data.images import open_images, write_images
-from llm_jax.data.labelled_rows import open_labelled, write_labelled
 from llm_jax.data.manifest import FILE_NAME, FORMAT, Manifest, again, load_manifest
 from llm_jax.data.manifest import verify as verify_files
 from llm_jax.data.objectives import NextToken
@@ -25,6 +24,7 @@ from llm_jax.data.pairs import open_pairs
 from llm_jax.data.records import open_records
 from llm_jax.data.sources import open_source
 from llm_jax.data.tfds_texts import open_tfds
+from llm_jax.data.write_labelled import open_labelled, write_labelled
 
 
 def token_file(split: str) -> str:
@@ -96,7 +96,7 @@ def prepare(
 _OPEN = {
     "stdlib": open_source, "text": open_source, "cleaned": open_cleaned, "records": open_records,
     "tfds": open_tfds, "functions": open_pairs, "pairs": open_pairs, "images": open_images,
-    "labelled": open_labelled, "csv": open_labelled,
+    "labelled": open_labelled, "csv": open_labelled, "tagged": open_labelled,
 }  # fmt: skip
 
 
@@ -119,11 +119,9 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
         return inputs
     if config.kind == "labelled":
         keys = ("text", "second", "label", "sequence_length")
-        return (
-            inputs
-            | {key: getattr(config, key) for key in keys}
-            | {"target": objective.target, "tokenizer": config.tokenizer.inputs()}
-        )
+        inputs |= {key: getattr(config, key) for key in keys}
+        inputs |= {"target": objective.target, "tokenizer": config.tokenizer.inputs()}
+        return inputs | ({"units": objective.units} if objective.target == "tags" else {})
     inputs |= {
         "record_length": objective.record_length(config.sequence_length),
         "symbols": tuple(objective.symbols),

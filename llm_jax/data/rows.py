@@ -14,7 +14,7 @@ from llm_jax.configuration import ConfigError
 from llm_jax.data import packing
 from llm_jax.data.images import ImageRows
 from llm_jax.data.labelled_rows import SPLITS as LABELLED_SPLITS
-from llm_jax.data.labelled_rows import LabelledRows, bucket
+from llm_jax.data.labelled_rows import LabelledRows, TaggedRows, bucket
 from llm_jax.data.manifest import FILE_NAME, Manifest, load_manifest, verify
 from llm_jax.data.mixture import MixedRows
 from llm_jax.data.objectives import NextToken, Vocabulary
@@ -237,7 +237,7 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
       objective: what is made of an example, of `llm_jax.data.objectives`; the one of `prepare`.
 
     Returns:
-      `TokenRows`, `PairRows`, `ImageRows` or `LabelledRows`, by the objective's kind, or
+      `TokenRows`, `PairRows`, `ImageRows`, `LabelledRows` or `TaggedRows`, by the objective, or
       `MixedRows` of a mixture.
 
     Raises:
@@ -256,7 +256,8 @@ def open_split(directory: str | os.PathLike, split: str, objective=NextToken()):
     if objective.kind == "images":
         return ImageRows(directory, split, manifest, objective)
     if objective.kind == "labelled":
-        return LabelledRows(directory, split, manifest)
+        kind = TaggedRows if manifest.inputs["target"] == "tags" else LabelledRows
+        return kind(directory, split, manifest)
     tokenizer_files = [name for name in FILES if name in manifest.files]
     verify(directory, manifest, [*tokenizer_files, token_file(split)])
     path = directory / token_file(split)

@@ -24,6 +24,7 @@ from llm_jax.evaluation.classification_pictures import (
     draw_curve,
     draw_reliability,
 )
+from llm_jax.evaluation.section import costs_table, put_section
 
 _SCORES = {
     "f1_micro": "F1, micro", "f1_weighted": "F1, weighted by support",
@@ -46,8 +47,7 @@ def write_classification_report(
 ) -> None:
     """Writes `report.md`, `confusion.png`, `reliability.png` and `curve.png`, in process 0.
 
-    Where `report.md` exists, what it says before a line `# TITLE` stays, and the rest is replaced:
-    a run's own report keeps its place, and the same call twice writes the same file.
+    Of `report.md` it writes a section, see `llm_jax.evaluation.section.put_section`.
 
     Args:
       directory: an existing one.
@@ -69,7 +69,7 @@ def write_classification_report(
         raise ConfigError(f"{len(texts)} texts for {len(logits)} examples: give one for each")
     logits, labels, directory = np.asarray(logits), np.asarray(labels), Path(directory)
     scores, rows = classification_scores(logits, labels, names), per_class(logits, labels, names)
-    lines = [f"# {title}", "", *_scores(scores, rows[-1], len(names)), *_costs(costs)]
+    lines = [*_scores(scores, rows[-1], len(names)), *costs_table(costs)]
     if curve:
         draw_curve(directory / "curve.png", curve)
         lines += ["", "## Learning curve", "", "![learning curve](curve.png)"]
@@ -77,12 +77,7 @@ def write_classification_report(
     lines += _classes(rows)
     lines += _calibration(directory / "reliability.png", logits, labels)
     lines += _errors(logits, labels, names, texts)
-    path = directory / "report.md"
-    before = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    if f"# {title}" in before:
-        before = before[: before.index(f"# {title}")]
-    text = "\n".join(before).rstrip("\n")
-    path.write_text((f"{text}\n\n" if text else "") + "\n".join(lines) + "\n", encoding="utf-8")
+    put_section(directory, title, lines)
 
 
 def _scores(scores: Mapping, whole: Mapping, classes: int) -> list[str]:
@@ -93,27 +88,6 @@ def _scores(scores: Mapping, whole: Mapping, classes: int) -> list[str]:
         lines.append(f"| {name} | **{_with_interval(whole, key)}** |")
     there = [(name, scores[key]) for key, name in _SCORES.items() if key in scores]
     return lines + [f"| {name} | {value:.4f} |" for name, value in there]
-
-
-def _costs(costs: Mapping) -> list[str]:
-    if not costs:
-        return []
-    lines = ["", "## Costs", "", "| what | value |", "|---|---:|"]
-    left = dict(costs)
-    trained, total = left.get("trained_parameters"), left.get("total_parameters")
-    if trained is not None and total:
-        for key in ("trained_parameters", "total_parameters", "share"):
-            left.pop(key, None)
-        lines.append(f"| trained parameters | {trained:,} of {total:,} ({trained / total:.3%}) |")
-    for name, value in left.items():
-        if value is not None and name.endswith("bytes"):
-            name, value = f"{name.removesuffix('_bytes')} memory", f"{value / 2**20:,.1f} MiB"
-        elif isinstance(value, float):
-            value = f"{value:,.4g}" if abs(value) < 100 else f"{value:,.1f}"
-        elif isinstance(value, int):
-            value = f"{value:,}"
-        lines.append(f"| {name.replace('_', ' ')} | {'-' if value is None else value} |")
-    return lines
 
 
 def _classes(rows: Sequence[Mapping]) -> list[str]:

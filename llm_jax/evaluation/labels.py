@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -10,10 +11,13 @@ from jax.experimental import multihost_utils
 from llm_jax.configuration import ConfigError
 from llm_jax.data import Rows, eval_batches
 from llm_jax.data.labelled import BETWEEN
-from llm_jax.data.labelled_rows import TextRows, encoded
+from llm_jax.data.labelled_rows import TextRows
+from llm_jax.data.write_labelled import encoded
 from llm_jax.evaluation.classification import classification_scores, regression_scores
+from llm_jax.evaluation.classification_report import write_classification_report
 from llm_jax.evaluation.perplexity import placement
 from llm_jax.models import Model
+from llm_jax.training.metrics import learning_curve
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -23,6 +27,14 @@ def _read(model: Model, params, batch):
 
 def outputs(model: Model, params, rows: Rows, *, batch_size: int) -> np.ndarray:
     """Returns what the head gives for `rows`, in their order: float32 [n, outputs].
+
+    Arguments are those of `read_rows`.
+    """
+    return np.concatenate(list(read_rows(model, params, rows, batch_size=batch_size)))[: len(rows)]
+
+
+def read_rows(model: Model, params, rows: Rows, *, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields what the head gives for each batch of `rows`, the last one filled up.
 
     Args:
       model: with a head.
@@ -34,14 +46,13 @@ def outputs(model: Model, params, rows: Rows, *, batch_size: int) -> np.ndarray:
     place, shards, block = placement(params)
     batch_size = -(-batch_size // shards) * shards
     rounds = -(-len(rows) // batch_size)
-    found, pending = [], []
+    pending = []
     for batch in itertools.islice(eval_batches(rows, batch_size=batch_size, **block), rounds):
         read = batch.keys() & {"tokens", "mask", "token_types"}
         pending.append(_read(model, params, {name: place(batch[name]) for name in sorted(read)}))
         if len(pending) > 1:  # one batch late: the device does not wait for the host
-            found.append(_whole(pending.pop(0)))
-    found += [_whole(last) for last in pending]
-    return np.concatenate(found)[: len(rows)]
+            yield _whole(pending.pop(0))
+    yield from map(_whole, pending)
 
 
 def _whole(array) -> np.ndarray:
@@ -55,6 +66,21 @@ def judged(said: np.ndarray, rows: Rows) -> dict[str, float]:
     if names := rows.manifest.labels["names"]:
         return classification_scores(said, rows.labels, names)
     return regression_scores(said[:, 0], rows.labels)
+
+
+def report(workdir: str, said: np.ndarray, rows: Rows, *, costs: Mapping) -> None:
+    """Writes the test's part of a run's report, where classes are predicted."""
+    if names := rows.manifest.labels["names"]:
+        write_classification_report(
+            workdir,
+            title="Test",
+            logits=said,
+            labels=rows.labels,
+            names=names,
+            texts=rows.texts(),
+            costs=costs,
+            curve=learning_curve(workdir),
+        )
 
 
 def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int) -> list[dict]:

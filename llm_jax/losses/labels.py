@@ -1,4 +1,4 @@
-"""Objectives over labels that a head reads from a text: classes, several of them, numbers."""
+"""Objectives over labels that a head reads: of a text, or of each word in it."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
       batch: tokens, mask int32 [B, T] (1 where real), optionally token_types; weights float32 [B];
         labels int32 [B] (softmax cross-entropy), float32 [B, classes] of 0 and 1 (sigmoid
         cross-entropy, averaged over the classes) or float32 [B] (squared error); optionally
-        example_ids int32 [B].
+        example_ids int32 [B]. Of tags weights and labels are float32 and int32 [B, T].
       dropout_key: turns dropout on.
       config: label smoothing and z-loss, of the first kind.
 
@@ -34,6 +34,8 @@ def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
     )
     labels, weights = batch["labels"], batch["weights"]
     if jnp.issubdtype(labels.dtype, jnp.integer):
+        outputs = outputs.reshape(-1, outputs.shape[-1])
+        labels, weights = labels.reshape(-1), weights.reshape(-1)
         return weighted_class_loss(outputs, labels, weights, config)
     if labels.ndim == 2:
         nll = jnp.mean(jax.nn.softplus(outputs) - labels * outputs, axis=-1)

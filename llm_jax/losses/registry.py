@@ -49,6 +49,7 @@ TASKS = {
     "pairs": Task(target_loss, models.TEXT_TO_TEXT, _TOKENS),
     "answers": Task(next_token_loss, models.DECODERS),
     "text_classification": Task(label_loss, HEADED),
+    "token_classification": Task(label_loss, HEADED),
     "classification": Task(class_loss, ("vit",), {"head": ("classification", "distilled")}),
     "masked_patches": Task(
         masked_patch_loss, ("vit",), {"head": ("pixels",)}, shared=("patch_size",)

@@ -169,6 +169,12 @@ class RunConfig:
             )
         if self.data.kind == "images":
             return
+        tags = getattr(self.objective, "target", "") == "tags"
+        if tags != (self.data.source == "tagged"):
+            raise ConfigError(
+                f"objective.name is {self.objective.name!r} and data.source "
+                f"{self.data.source!r}: token_classification and tagged go together"
+            )
         length = max(
             self.data.sequence_length, *self.objective.lengths(self.data.sequence_length).values()
         )

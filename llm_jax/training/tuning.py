@@ -348,8 +348,10 @@ def merged(params, run):
 def completed(run, manifest):
     """Returns `run` with what its prepared data say: how many outputs its head has.
 
+    Where words are tagged, it reads each of them, whatever `tuning.head.pooling` is.
+
     Raises:
-      ConfigError: the head has another number.
+      ConfigError: the head has another number, or reads each word of a text that has one label.
     """
     if not manifest.labels:
         return run
@@ -358,5 +360,11 @@ def completed(run, manifest):
         raise ConfigError(
             f"tuning.head.outputs is {head.outputs} and the data have {wanted} classes: leave it 0"
         )
-    head = dataclasses.replace(head, outputs=wanted)
+    tags = manifest.inputs["target"] == "tags"
+    if head.pooling == "none" and not tags:
+        raise ConfigError(
+            "tuning.head.pooling is 'none', which is for tags: choose first, last, mean or "
+            "attention"
+        )
+    head = dataclasses.replace(head, outputs=wanted, pooling="none" if tags else head.pooling)
     return dataclasses.replace(run, tuning=dataclasses.replace(run.tuning, head=head))

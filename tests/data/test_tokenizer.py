@@ -101,6 +101,15 @@ def test_large_alphabet_fits_a_small_vocabulary():
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_a_vocabulary_of_characters_is_filled_with_them():
+    text = "".join(chr(0x4E00 + i % 3000) for i in range(9000))
+    config = TokenizerConfig(max_piece_length=1)
+    tokenizer = Tokenizer(train([text], vocab_size=400, config=config, every=1))
+    assert tokenizer.vocab_size == 400
+    assert max(len(tokenizer.decode([piece])) for piece in range(259, 400)) == 1
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_stream_gives_whole_characters_only(tokenizer):
     text = "ab \U0001f600é\u2581日\n    x"
     ids = tokenizer.encode(text)

@@ -9,7 +9,7 @@ from tests.experiments.conftest import ROOT, result, run
 
 # What goes on with weights takes their path in place of a variant (test_continue, test_finetune);
 # what prepares data or tokenizers trains nothing (test_prepare_data, test_train_tokenizer).
-OTHERS = ("continue_from", "data_text", "finetune", "tokenizer_text")
+OTHERS = ("continue_from", "data_text", "finetune", "finetune_tags", "tokenizer_text")
 CONFIGS = [path for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path.stem not in OTHERS]
 
 

@@ -69,6 +69,36 @@ def test_a_table_of_one_s_own_is_learned_and_predicted(given, tmp_path):
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_tags_are_learned_and_entities_predicted(given, tmp_path):
+    pytest.importorskip("seqeval")
+    base, _ = given
+    lines = []
+    for text, _ in rows_of(300):
+        for word in text.split():
+            lines.append(f"{word} {'B-art' if word in ('music', 'film') else 'O'}\n")
+        lines.append("\n")
+    (tmp_path / "tags.conll").write_text("".join(lines))
+    table = ("--config.data.path=" + str(tmp_path / "tags.conll"), "--config.optim.warmup_steps=2")
+    outcome = result(
+        run(
+            "finetune", f"--config=configs/finetune_tags.py:{base}", *table,
+            f"--workdir={tmp_path / 'run'}", "--config.data.sequence_length=48",
+            "--config.steps=80", "--config.optim.learning_rate=1e-2", "--config.method=prompt,lora",
+        )
+    )  # fmt: skip
+    assert outcome["f1"] > 0.9
+    report = (tmp_path / "run/report.md").read_text()
+    assert f"| F1 of entities | **{outcome['f1']:.4f} [" in report
+    assert "| art |" in report
+    text = "a good  film with music"
+    done = run("predict", f"--workdir={tmp_path / 'run'}", f"--text={text}")
+    one = json.loads(done.stdout.splitlines()[0])
+    found = [(e["type"], e["begin"], e["end"]) for e in one["entities"]]
+    assert found == [("art", 8, 12), ("art", 18, 23)]
+    assert [text[e["begin"] : e["end"]] for e in one["entities"]] == ["film", "music"]
+    assert all(0.3 < e["probability"] <= 1 for e in one["entities"])
+
+
 @pytest.mark.slow
 def test_a_run_ends_early_and_its_test_is_of_the_best_checkpoint(given, tmp_path):
     workdir = tmp_path / "run"

@@ -21,6 +21,7 @@ from llm_jax.data.objectives.next_token import NextToken
 from llm_jax.data.objectives.pairs import Pairs
 from llm_jax.data.objectives.span_corruption import SpanCorruption
 from llm_jax.data.objectives.text_classification import TextClassification
+from llm_jax.data.objectives.token_classification import TokenClassification
 from llm_jax.data.objectives.vocabulary import Vocabulary
 
 # By name.
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, type] = {
         Pairs,
         Answers,
         TextClassification,
+        TokenClassification,
         Classification,
         MaskedPatches,
     )

@@ -220,11 +220,12 @@ def train(
             f"model.vocab_size is {vocab_size}: give more than {fixed_pieces} (3 marks, "
             f"{len(symbols)} symbols and 256 bytes come before the first learned piece)"
         )
-    chunks = list(sample(texts, every))
+    chunks, room = list(sample(texts, every)), vocab_size - fixed_pieces
+    characters = room if config.max_piece_length == 1 else (room + 1) // 2
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_within_alphabet(chunks, (vocab_size - fixed_pieces + 1) // 2)),
+            sentence_iterator=iter(_within_alphabet(chunks, characters)),
             model_writer=model,
             model_type=config.kind,
             vocab_size=vocab_size,

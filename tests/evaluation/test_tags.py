@@ -1,0 +1,38 @@
+"""Entities: what is counted, and how sure that is."""
+
+import random
+
+import numpy as np
+import pytest
+
+from llm_jax.evaluation.tags import _counts, entities, interval
+
+metrics = pytest.importorskip("seqeval.metrics")
+
+
+def drawn(count, seed):
+    draw = random.Random(seed)
+    names = ["O", "O", "B-a", "I-a", "B-b", "I-b"]
+    return [[draw.choice(names) for _ in range(draw.randrange(1, 12))] for _ in range(count)]
+
+
+def test_a_broken_tag_begins_an_entity():
+    assert entities(["I-a", "I-a", "I-b", "O", "B-b", "B-b"]) == [
+        ("a", 0, 2), ("b", 2, 3), ("b", 4, 5), ("b", 5, 6),
+    ]  # fmt: skip
+
+
+def test_counts_give_the_f1_of_seqeval_and_its_interval_holds_it():
+    right = drawn(200, 0)
+    said = [list(tags) for tags in right]
+    for tags in said[::3]:
+        tags[0] = "B-a"
+    counts = np.array([_counts(*both) for both in zip(said, right)])
+    hits, found, there = counts.sum(axis=0)
+    f1 = metrics.f1_score(right, said)
+    assert 2 * hits / (found + there) == pytest.approx(f1)
+    low, high = interval(counts)
+    assert low < f1 < high
+    # A resample's spread is that of a mean: about two standard errors to each side.
+    wide = interval(np.concatenate([counts] * 4))
+    assert (high - low) / (wide[1] - wide[0]) == pytest.approx(2, rel=0.25)
