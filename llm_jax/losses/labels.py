@@ -24,14 +24,24 @@ def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
       `((loss_sum, weight_sum), metrics)`, float32 scalars; `nll` is the sum of the plain loss,
       `accuracy` that of the weights of what is right: of several classes all of them.
     """
-    outputs = model.read(
+    return judged(head_outputs(model, params, batch, dropout_key), batch, config)
+
+
+def head_outputs(model, params, batch, dropout_key=None, perturbation=None):
+    """Returns `model.read` of the texts of a batch of `label_loss`."""
+    return model.read(
         params,
         batch["tokens"],
         batch["mask"],
         token_types=batch.get("token_types"),
         dropout_key=dropout_key,
         example_ids=batch.get("example_ids"),
+        perturbation=perturbation,
     )
+
+
+def judged(outputs, batch, config: LossConfig):
+    """Returns what `label_loss` does, of a head's outputs."""
     labels, weights = batch["labels"], batch["weights"]
     if jnp.issubdtype(labels.dtype, jnp.integer):
         outputs = outputs.reshape(-1, outputs.shape[-1])

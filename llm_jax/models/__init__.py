@@ -17,11 +17,12 @@ from llm_jax import configuration
 from llm_jax.configuration import ConfigError
 from llm_jax.kernels import attention, grouped
 from llm_jax.layers import partition
+from llm_jax.layers.embed import Table
 from llm_jax.layers.stack import Scan
 from llm_jax.models import bart, bert, clip, gpt2, llama, mixtral, seq2seq, t5, vit, whisper
 from llm_jax.models.flops import Flops
 from llm_jax.models.heads import Head
-from llm_jax.parallel.sharding import axis_size, platform
+from llm_jax.parallel.sharding import axis_size, constrain, platform
 
 FAMILIES = {
     "bert": bert,
@@ -252,7 +253,10 @@ class Model:
         with self._intercepted():
             return self._module.apply(variables, *args, method=method, **inputs)
 
-    def read(self, params, tokens, mask, *, token_types=None, dropout_key=None, example_ids=None):
+    def read(
+        self, params, tokens, mask, *,
+        token_types=None, dropout_key=None, example_ids=None, perturbation=None,
+    ):  # fmt: skip
         """Returns what the head reads: float32 [B, outputs], without pooling [B, T, outputs].
 
         Of a model with an encoder and a decoder it reads the encoder.
@@ -265,7 +269,13 @@ class Model:
             for them takes no notice.
           dropout_key: turns dropout on.
           example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
+          perturbation: float [B, T, D], added to what the token table gives, before it is scaled
+            and before positions, token types, norm and dropout, in every family; or None.
         """
+        if perturbation is not None:
+            front = ((0, 0), (self.virtual_tokens, 0), (0, 0))
+            moved = functools.partial(_moved, jnp.pad(perturbation, front))
+            self = dataclasses.replace(self, interceptors=(moved, *self.interceptors))
         if dropout_key is not None and example_ids is None:
             example_ids = jnp.arange(tokens.shape[0])
         random = {"dropout_key": dropout_key, "example_ids": example_ids}
@@ -285,6 +295,11 @@ class Model:
             found = self.apply(params, method="encode", **given, **random)["hidden"]
         found = found[:, self.virtual_tokens :]
         return self.head.apply(params["task_head"], found, real, **random)
+
+    def word_vectors(self, params, tokens):
+        """Returns what the token table gives for int32 `tokens [B, T]`: `dtype` [B, T, D]."""
+        table = constrain(params["embedding"]["table"], ("vocab", "embed"))
+        return jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype)
 
     def _behind_virtual(self, tokens, mask=None):
         """Returns tokens and mask [B, V + T] with the virtual tokens in front."""
@@ -440,3 +455,12 @@ class Model:
         if getattr(config, "experts", None) and config.experts.capacity_factor is None:
             chosen["experts"] = grouped.choose(self.dtype)
         return chosen
+
+
+def _moved(perturbation, call, args, kwargs, context):
+    """Adds `perturbation` to what the token table gives, see `flax.linen.intercept_methods`."""
+    found = call(*args, **kwargs)
+    module = context.module
+    if isinstance(module, Table) and module.name == "embedding":
+        return found + perturbation.astype(found.dtype)
+    return found

@@ -13,6 +13,8 @@ from llm_jax.data import DataConfig
 from llm_jax.data.config import SOURCES
 from llm_jax.data.objectives import OBJECTIVES, NextToken, parse_objective
 from llm_jax.losses.language_model import LossConfig
+from llm_jax.losses.robust import RobustConfig
+from llm_jax.losses.robust import check as check_robust
 from llm_jax.models import Execution
 from llm_jax.optim import OptimConfig
 from llm_jax.parallel.mesh import MeshConfig
@@ -124,6 +126,7 @@ class RunConfig:
         `llm_jax.data.objectives.OBJECTIVES`.
       method: what trains, names of `llm_jax.training.tuning.METHODS` with commas between.
       tuning: the settings of these methods.
+      robust: what makes a classifier hold where its inputs are moved; off.
     """
 
     model: typing.Any
@@ -140,6 +143,7 @@ class RunConfig:
     execution: Execution = Execution()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
+    robust: RobustConfig = RobustConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     parallel: ParallelConfig = ParallelConfig()
@@ -155,6 +159,7 @@ class RunConfig:
                 raise ConfigError(f"config.{name} is {getattr(self, name)}: give 1 or more")
         policy(self.precision)
         added = methods_of(self.method, self.tuning)
+        check_robust(self)
         if self.batch_size % self.accumulation:
             raise ConfigError(
                 f"batch_size {self.batch_size} is no multiple of accumulation "

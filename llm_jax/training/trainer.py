@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from llm_jax import models, optim
 from llm_jax.losses import registry
+from llm_jax.losses.robust import robust_loss
 from llm_jax.parallel import mesh as meshes
 from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training import state, step, tuning
@@ -97,6 +98,9 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
         task = registry.TASKS[run.objective.name]
         scaled = dataclasses.replace(trained, scaling=scaling)
         whole = freezing.join(params, frozen)
+        if run.robust.active:
+            more = {"config": run.loss, "robust": run.robust}
+            return robust_loss(scaled, whole, batch, dropout_key=dropout_key, **more)
         return task.loss(scaled, whole, batch, dropout_key=dropout_key, config=run.loss)
 
     train_step = step.make_train_step(
