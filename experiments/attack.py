@@ -1,0 +1,56 @@
+r"""Says how well a fine-tuned classifier holds where its word vectors are moved against it.
+
+  python -m experiments.attack --workdir=runs/bbc --epsilon=0.3 --steps=20 --restarts=3
+
+The radius is a share of the norm of a text's own word vectors. The last line of stdout is one JSON
+object: the accuracy, that under attack, and the first restart's by steps. See docs/finetuning.md.
+"""
+
+from absl import flags
+
+from experiments import entry
+from llm_jax import data
+from llm_jax.configuration import ConfigError
+from llm_jax.evaluation.attacks import attack_word_vectors
+from llm_jax.training.restore import load_model
+from llm_jax.training.workdir import data_directory
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run whose model is attacked.")
+SPLIT = flags.DEFINE_string("split", "test", "Of its data: train, validation or test.")
+STEP = flags.DEFINE_string("step", "best", "Checkpoint: a step, best or last.")
+EPSILON = flags.DEFINE_float("epsilon", 0.3, "Radius, as a share of the norm of a text's vectors.")
+STEPS = flags.DEFINE_integer("steps", 20, "Steps of each restart.")
+RESTARTS = flags.DEFINE_integer("restarts", 3, "Random starts.")
+ROWS = flags.DEFINE_integer("rows", 0, "So many first texts; 0: all.", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Texts at a time.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the random starts.")
+flags.adopt_module_key_flags(entry)
+
+
+def main() -> dict:
+    """Runs the attack; returns the result that is printed in JSON."""
+    workdir = entry.required(WORKDIR)
+    restored = load_model(workdir, int(STEP.value) if STEP.value.isdigit() else STEP.value)
+    objective = restored.run.objective
+    if objective.name != "text_classification" or objective.target != "class":
+        raise ConfigError(
+            f"{workdir} holds no classifier of texts: tune one with python -m experiments.finetune"
+        )
+    rows = data.open_split(data_directory(workdir), SPLIT.value, objective)
+    found = attack_word_vectors(
+        restored.model,
+        restored.params,
+        rows,
+        epsilon=EPSILON.value,
+        steps=STEPS.value,
+        restarts=RESTARTS.value,
+        seed=SEED.value,
+        batch_size=BATCH_SIZE.value,
+        limit=ROWS.value,
+    )
+    how = {"epsilon": EPSILON.value, "steps": STEPS.value, "restarts": RESTARTS.value}
+    return found | how | {"step": restored.step}
+
+
+if __name__ == "__main__":
+    entry.launch(main)
