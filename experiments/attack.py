@@ -2,8 +2,10 @@ r"""Says how well a fine-tuned classifier holds where its word vectors are moved
 
   python -m experiments.attack --workdir=runs/bbc --epsilon=0.3 --steps=20 --restarts=3
 
-The radius is a share of the norm of a text's own word vectors. The last line of stdout is one JSON
-object: the accuracy, that under attack, and the first restart's by steps. See docs/finetuning.md.
+The radius is a share of the norm of a text's own word vectors. With --wordnet=DIR (its index.noun,
+data.noun and so on) the texts are attacked too: up to 15% of the words become synonyms, those that
+raise the loss most. The last line of stdout is one JSON object: the accuracy, that under attack,
+and the first restart's by steps. See docs/finetuning.md.
 """
 
 from absl import flags
@@ -11,7 +13,10 @@ from absl import flags
 from experiments import entry
 from llm_jax import data
 from llm_jax.configuration import ConfigError
+from llm_jax.data.augmentation.text import WordNet
 from llm_jax.evaluation.attacks import attack_word_vectors
+from llm_jax.evaluation.labels import text_outputs
+from llm_jax.evaluation.synonym_attack import attack_words
 from llm_jax.training.restore import load_model
 from llm_jax.training.workdir import data_directory
 
@@ -24,6 +29,7 @@ RESTARTS = flags.DEFINE_integer("restarts", 3, "Random starts.")
 ROWS = flags.DEFINE_integer("rows", 0, "So many first texts; 0: all.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Texts at a time.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the random starts.")
+WORDNET = flags.DEFINE_string("wordnet", "", "Folder with WordNet's files; empty: no swaps.")
 flags.adopt_module_key_flags(entry)
 
 
@@ -48,8 +54,25 @@ def main() -> dict:
         batch_size=BATCH_SIZE.value,
         limit=ROWS.value,
     )
+    found["synonyms"] = _swapped(restored, rows) if WORDNET.value else "skipped: no --wordnet"
     how = {"epsilon": EPSILON.value, "steps": STEPS.value, "restarts": RESTARTS.value}
     return found | how | {"step": restored.step}
+
+
+def _swapped(restored, rows) -> dict:
+    manifest = rows.manifest
+    if manifest.inputs["second"]:
+        raise ConfigError("--wordnet is for single texts, and these are pairs: leave it out")
+    tokenizer = data.load_tokenizer(restored.tokenizer_path)
+    count = min(ROWS.value or len(rows), len(rows))
+
+    def judge(texts):
+        how = {"batch_size": BATCH_SIZE.value}
+        return text_outputs(restored.model, restored.params, tokenizer, texts, manifest, **how)[0]
+
+    thesaurus = WordNet(WORDNET.value)
+    found = attack_words(judge, rows.texts()[:count], rows.labels[:count], thesaurus)
+    return {name: value for name, value in found.items() if name != "texts"}
 
 
 if __name__ == "__main__":

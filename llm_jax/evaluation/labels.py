@@ -83,6 +83,27 @@ def report(workdir: str, said: np.ndarray, rows: Rows, *, costs: Mapping) -> Non
         )
 
 
+def text_outputs(model: Model, params, tokenizer, texts, manifest, *, batch_size: int):
+    """Returns what the head gives for `texts`, float32 [n, outputs], and each one's tokens.
+
+    Arguments are those of `predict`; more tokens than the manifest's `sequence_length` were cut.
+    """
+    longest = manifest.sequence_length
+    if manifest.inputs["second"]:
+        if wrong := [text for text in texts if text.count("\t") != 1]:
+            raise ConfigError(f"{wrong[0][:60]!r} is no pair: give two texts with a tab between")
+        texts = [text.replace("\t", BETWEEN) for text in texts]
+    ids, sizes, seconds = encoded(texts, tokenizer, longest)
+    order = np.argsort([len(one) for one in ids], kind="stable")
+    flat = np.array([token for index in order for token in ids[index]], np.uint32)
+    ends = np.cumsum([len(ids[index]) for index in order])
+    pairs = {"seconds": np.array(seconds)[order]} if manifest.inputs["second"] else {}
+    rows = TextRows(flat, ends, longest=longest, padding=manifest.pad_id or 0, **pairs)
+    said = np.empty((len(texts), model.head.outputs), np.float32)
+    said[order] = outputs(model, params, rows, batch_size=batch_size)
+    return said, sizes
+
+
 def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int) -> list[dict]:
     """Returns what the model says of texts of any kind.
 
@@ -98,19 +119,9 @@ def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int
       for each text `text`; `label` (of several classes a list) and `probabilities` by class, or
       `value` of a number; `cut` where only its beginning was read.
     """
-    longest, given = manifest.sequence_length, texts
-    if manifest.inputs["second"]:
-        if wrong := [text for text in texts if text.count("\t") != 1]:
-            raise ConfigError(f"{wrong[0][:60]!r} is no pair: give two texts with a tab between")
-        texts = [text.replace("\t", BETWEEN) for text in texts]
-    ids, sizes, seconds = encoded(texts, tokenizer, longest)
-    order = np.argsort([len(one) for one in ids], kind="stable")
-    flat = np.array([token for index in order for token in ids[index]], np.uint32)
-    ends = np.cumsum([len(ids[index]) for index in order])
-    pairs = {"seconds": np.array(seconds)[order]} if manifest.inputs["second"] else {}
-    rows = TextRows(flat, ends, longest=longest, padding=manifest.pad_id or 0, **pairs)
-    said = np.empty((len(texts), model.head.outputs), np.float32)
-    said[order] = outputs(model, params, rows, batch_size=batch_size)
+    given = texts
+    said, sizes = text_outputs(model, params, tokenizer, texts, manifest, batch_size=batch_size)
+    longest = manifest.sequence_length
     names, target = manifest.labels["names"], manifest.inputs["target"]
     found = []
     for text, size, values in zip(given, sizes, said.astype(np.float64)):
