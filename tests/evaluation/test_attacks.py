@@ -6,6 +6,7 @@ import pytest
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data.labelled_rows import TextRows
+from llm_jax.evaluation import attacks
 from llm_jax.evaluation.attacks import attack_word_vectors
 from tests.losses.test_robust import Linear
 
@@ -84,3 +85,14 @@ def test_more_steps_more_restarts_and_more_room_never_raise_it(given):
     assert run(limit=10)["rows"] == 10
     with pytest.raises(ConfigError, match="epsilon is 0.0: give more than 0"):
         run(epsilon=0.0)
+
+
+def test_a_text_that_was_wrong_on_the_way_is_wrong(given, monkeypatch):
+    params, rows = given
+    wavering = np.ones((3, 16), bool)
+    wavering[1, ::2] = False
+    monkeypatch.setattr(attacks, "_ascent", lambda *_: wavering)
+    run = {"epsilon": 0.1, "steps": 2, "restarts": 1, "batch_size": 16}
+    found = attacks.attack_word_vectors(Plain(), params, rows, **run)
+    assert found["by_step"] == pytest.approx([0.9, 0.45, 0.45])
+    assert found["accuracy_under_attack"] == 0.45

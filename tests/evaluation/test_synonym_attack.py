@@ -57,8 +57,21 @@ def test_a_text_that_falls_counts_and_is_swapped_no_further():
     wrong = attacked("good film", label=0)
     assert (wrong["accuracy"], wrong["texts"]) == (0, ["good film"])
     # A swap that lowers the loss is none.
-    assert attacked("a bad one", label=0)["accuracy_under_attack"] == 1
-    assert attacked("bad film", label=1)["accuracy"] == 0
+    assert attacked("dull film", label=0)["texts"] == ["dull film"]
+
+
+def test_a_word_is_swapped_once():
+    worth = {"x y z": 3, "a y z": 2, "c y z": 2.5, "x b z": 2.9, "a b z": 1.5, "c b z": 1}
+
+    class Other(Thesaurus):
+        def synonyms(self, word):
+            return {"x": ["a", "c"], "y": ["b"], "a": ["c"]}.get(word, ())
+
+    def told(texts):
+        values = np.array([worth[text] for text in texts], float)
+        return np.stack([-values, values], axis=-1)
+
+    assert attack_words(told, ["x y z"], [1], Other(), share=1.0)["texts"] == ["a b z"]
 
 
 def test_a_share_is_refused():
