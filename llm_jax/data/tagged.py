@@ -13,6 +13,7 @@ import numpy as np
 
 from llm_jax.configuration import ConfigError
 from llm_jax.data.labelled import MOST_BAD
+from llm_jax.data.tokenizers.units import encode_units
 
 # Between the units of a sentence: the unit separator, which text does not have.
 UNIT = "\x1f"
@@ -96,8 +97,8 @@ def encoded_units(
     """Returns the ids of each sentence, at most `longest`; how many it had; where its units are.
 
     A unit is where its first piece is, as is usual (Devlin et al. 2018, section 5.3); those that
-    are cut have no place. Each unit is encoded by itself: words with a space in front, but for the
-    first, as they stand in text.
+    are cut have no place. Each unit is encoded by itself, see
+    `llm_jax.data.tokenizers.units`.
 
     Args:
       sentences: units with `UNIT` between.
@@ -109,24 +110,20 @@ def encoded_units(
       ConfigError: a unit that the tokenizer makes nothing of, and no mark for unknown ones.
     """
     split = [sentence.split(UNIT) for sentence in sentences]
-    space = " " if units == "words" else ""
-    given = [space * (n > 0) + unit for own in split for n, unit in enumerate(own)]
-    known = list(dict.fromkeys(given))
-    pieces = dict(zip(known, tokenizer.encode_documents(known)))
+    encoded = encode_units(tokenizer, split, spaced=units == "words")
     unknown = tokenizer.symbols.get("[UNK]", tokenizer.symbols.get("<unk>"))
-    for unit, ids in pieces.items():
-        if not ids and unknown is None:
-            raise ConfigError(f"the tokenizer makes nothing of {unit.strip()!r}: leave it out")
-        pieces[unit] = ids or [unknown]
     begin, end = tokenizer.frame
     if not (begin or end):
         begin, end = ([mark] for mark in tokenizer.marks)
     room = longest - len(begin) - len(end)
     if room < 1:
         raise ConfigError(f"data.sequence_length is {longest}: the marks around a text need more")
-    found, sizes, places, given = [], [], [], iter(given)
-    for own in split:
-        parts = [pieces[next(given)] for _ in own]
+    found, sizes, places = [], [], []
+    for own, parts in zip(split, encoded):
+        for unit, part in zip(own, parts):
+            if not part and unknown is None:
+                raise ConfigError(f"the tokenizer makes nothing of {unit!r}: leave it out")
+        parts = [part or [unknown] for part in parts]
         firsts = np.cumsum([0, *map(len, parts[:-1])])
         ids = [one for part in parts for one in part]
         sizes.append(len(ids) + len(begin) + len(end))
