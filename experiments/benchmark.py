@@ -124,12 +124,14 @@ def random_batches(run):
     """Yields batches of random tokens, as the data room's: a row is one document, or text."""
     rng = np.random.default_rng(0)
     shape = (run.batch_size, run.data.sequence_length)
-    while run.objective.kind == "labelled":
+    labelled = run.objective.kind == "labelled"
+    judged = shape if labelled and run.objective.target == "tags" else shape[:1]
+    while labelled:
         yield {
             "tokens": rng.integers(0, run.model.vocab_size, shape, np.int32),
             "mask": np.ones(shape, np.int32),
-            "weights": np.ones(shape[0], np.float32),
-            "labels": rng.integers(0, run.tuning.head.outputs, shape[0], np.int32),
+            "weights": np.ones(judged, np.float32),
+            "labels": rng.integers(0, run.tuning.head.outputs, judged, np.int32),
             "example_ids": np.arange(shape[0], dtype=np.int32),
         }
     while True:

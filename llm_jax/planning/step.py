@@ -140,12 +140,12 @@ def abstract_batch(run: RunConfig, sharding=None) -> dict[str, jax.ShapeDtypeStr
         row["weights"] = target.astype(np.float32)
     elif objective.kind == "labelled":
         tokens = np.zeros((1, length), np.int32)
-        labels = np.zeros(1, np.int32)
+        labels = tokens if objective.target == "tags" else np.zeros(1, np.int32)
         row = {
             "tokens": tokens,
             "mask": tokens,
             "labels": labels,
-            "weights": np.ones(1, np.float32),
+            "weights": np.ones(labels.shape, np.float32),
         }
     else:
         pieces = np.zeros(run.model.vocab_size, bool)

@@ -180,6 +180,11 @@ class RunConfig:
                 f"objective.name is {self.objective.name!r} and data.source "
                 f"{self.data.source!r}: token_classification and tagged go together"
             )
+        if self.objective.kind == "labelled" and not tags and self.tuning.head.pooling == "none":
+            raise ConfigError(
+                "tuning.head.pooling is 'none', which is for tags: choose first, last, mean or "
+                "attention"
+            )
         length = max(
             self.data.sequence_length, *self.objective.lengths(self.data.sequence_length).values()
         )

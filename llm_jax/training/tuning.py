@@ -109,6 +109,8 @@ def methods_of(method: str, tuning: TuningConfig) -> tuple:
 def applied(model: Model, run) -> Model:
     """Returns `model` with what the methods of `run`, a `RunConfig`, add, and its head.
 
+    Where words are tagged, the head reads each of them, whatever its pooling is.
+
     Raises:
       ConfigError: a head without outputs, or a method that names no layer.
     """
@@ -118,6 +120,8 @@ def applied(model: Model, run) -> Model:
             "tuning.head.outputs is 0: python -m experiments.finetune takes it from the data; give "
             "it to other programs"
         )
+    if head is not None and run.objective.target == "tags":
+        head = dataclasses.replace(head, pooling="none")
     few_bits = run.tuning.base in packed.KINDS
     model = dataclasses.replace(model, head=head, packed=few_bits)
     methods = methods_of(run.method, run.tuning)
@@ -348,10 +352,8 @@ def merged(params, run):
 def completed(run, manifest):
     """Returns `run` with what its prepared data say: how many outputs its head has.
 
-    Where words are tagged, it reads each of them, whatever `tuning.head.pooling` is.
-
     Raises:
-      ConfigError: the head has another number, or reads each word of a text that has one label.
+      ConfigError: the head has another number.
     """
     if not manifest.labels:
         return run
@@ -360,11 +362,5 @@ def completed(run, manifest):
         raise ConfigError(
             f"tuning.head.outputs is {head.outputs} and the data have {wanted} classes: leave it 0"
         )
-    tags = manifest.inputs["target"] == "tags"
-    if head.pooling == "none" and not tags:
-        raise ConfigError(
-            "tuning.head.pooling is 'none', which is for tags: choose first, last, mean or "
-            "attention"
-        )
-    head = dataclasses.replace(head, outputs=wanted, pooling="none" if tags else head.pooling)
+    head = dataclasses.replace(head, outputs=wanted)
     return dataclasses.replace(run, tuning=dataclasses.replace(run.tuning, head=head))

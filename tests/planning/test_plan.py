@@ -106,7 +106,8 @@ def test_what_a_device_of_a_pod_holds_falls_as_one_over_n(place, count):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_plan_knows_the_batch_of_every_objective(name):
     """The arrays that each objective's loss takes, of one length for all rows."""
-    source = OBJECTIVES[name].kind  # each kind has a source of its name
+    tags = name == "token_classification"
+    source = "tagged" if tags else OBJECTIVES[name].kind  # else each kind has one of its name
     family = {"masked_lm": "bert", "classification": "vit", "masked_patches": "vit"}.get(name)
     if family is None:
         family = "gpt2" if name in ("next_token", "fill_in_the_middle") else "t5"
@@ -117,6 +118,8 @@ def test_a_plan_knows_the_batch_of_every_objective(name):
     assert {leaf.shape[0] for leaf in shapes.values()} == {6}
     assert shapes["example_ids"].shape == (6,)
     assert {"weights"} <= shapes.keys()
+    if tags:
+        assert shapes["labels"].shape == shapes["weights"].shape == (6, 64)
 
 
 def recorded():

@@ -53,7 +53,7 @@ def batch(seed=0):
     }
 
 
-def trained(run, steps=3, devices=None):
+def trained(run, steps=3, devices=None, batch=batch):
     """The trainer, the first state, the last one and the losses."""
     trainer = make_trainer(run, devices)
     with jax.set_mesh(trainer.mesh):
@@ -273,6 +273,7 @@ def test_a_base_in_few_bits_on_a_mesh():
         ({"tuning": {"base": "fp4"}}, "tuning.base is 'fp4': choose one of fp32, nf4, int8"),
         ({"tuning": {"base": "nf4", "freeze_layers": 1}}, "stay fp32"),
         ({"tuning": {"head": {"outputs": 0}}}, "tuning.head.outputs is 0"),
+        ({"tuning": {"head": {"outputs": 3, "pooling": "none"}}}, "which is for tags"),
         ({"method": "lra"}, "config.method has 'lra': did you mean 'lora'"),
         ({"method": "full,lora"}, "full trains everything, give it alone"),
         ({"tuning": {"freeze": (".*",)}}, "nothing trains: config.method is 'full'"),
