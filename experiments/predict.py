@@ -32,7 +32,7 @@ flags.adopt_module_key_flags(entry)
 def main() -> dict:
     """Prints the predictions; returns the result that is printed in JSON."""
     workdir = entry.required(WORKDIR)
-    texts = TEXT.value + _lines(INPUT.value)
+    texts = [text for text in TEXT.value + _lines(INPUT.value) if text.strip()]
     if not texts:
         raise ConfigError("there is no text: give --text=... or --input=FILE")
     step = int(STEP.value) if STEP.value.isdigit() else STEP.value
@@ -62,7 +62,7 @@ def _lines(name: str) -> list[str]:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input={name} cannot be read ({error})") from None
-    return [line for line in text.splitlines() if line.strip()]
+    return text.splitlines()
 
 
 if __name__ == "__main__":

@@ -160,6 +160,11 @@ class DataConfig:
         for key in ("image", "label"):
             if not getattr(self, key):
                 raise ConfigError(f"data.{key} is empty: name the column")
+        if self.second and self.source == "tagged":
+            raise ConfigError(
+                f"data.second is {self.second!r} and data.source 'tagged', which has no second "
+                "text: leave it empty"
+            )
         if not self.text:
             raise ConfigError("data.text is empty: name the column with the text")
         if self.sequence_length < 1:

@@ -37,9 +37,12 @@ def read_tagged(path: str, *, text: str, label: str) -> tuple[list[tuple[str, st
     for name in path.split(","):
         file = Path(name.strip()).expanduser()
         try:
-            lines = file.read_text(encoding="utf-8").split("\n")
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"data.path: {name} cannot be read ({error})") from None
+            raise ConfigError(
+                f"{file} cannot be read ({error}): give files of UTF-8 text in data.path and "
+                "data.test_path"
+            ) from None
         sentences = _json(lines, text, label) if file.suffix == ".jsonl" else _columns(lines)
         for number, units, tags in sentences:
             if wrong := _wrong(units, tags):

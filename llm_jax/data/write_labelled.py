@@ -192,9 +192,12 @@ def _names(parts: dict, target: str, config: DataConfig) -> list[str]:
         part: {name for _, label in examples for name in _several(label, target)}
         for part, examples in parts.items()
     }
-    names = in_order(found["train"])
+    known = found["train"]
+    if target == "tags":  # a rare one may stand in what was held out alone
+        known = known.union(*(found[p] for p in found if p != "test" or not config.test_path))
+    names = in_order(known)
     for part, others in found.items():
-        if unknown := sorted(others - found["train"]):
+        if unknown := sorted(others - known):
             raise ConfigError(
                 f"label {unknown[0]!r} of the {part} split is not in training, which has "
                 f"{', '.join(names[:6])}{', ...' * (len(names) > 6)}: mend column {config.label!r}"

@@ -105,7 +105,8 @@ def test_words_of_a_byte_level_vocabulary_stand_as_in_text(tmp_path):
 def test_columns_are_read_as_conll_writes_them(tmp_path):
     path = tmp_path / "eng.train"
     path.write_text(
-        "-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\nBlackburn NNP I-PER\n"
+        "\ufeff-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\n"
+        "Peter NNP B-PER\nBlackburn NNP I-PER\n"
     )
     found, bad = read_tagged(str(path), text="", label="")
     assert found == [(f"EU{UNIT}rejects", "B-ORG O"), (f"Peter{UNIT}Blackburn", "B-PER I-PER")]
@@ -133,6 +134,31 @@ def test_a_tag_that_training_lacks_is_refused(tmp_path):
     test = write(tmp_path / "test.jsonl", [(["x"], ["B-nt"])])
     with pytest.raises(ConfigError, match="label 'B-nt' of the test split is not in training"):
         prepared(tmp_path, list(sentences()), test_path=str(test))
+
+
+def test_a_tag_that_is_held_out_alone_has_its_number(tmp_path):
+    given = [(list(f"{n:03}"), ["O", f"B-{n}", "O"]) for n in range(40)]
+    manifest, parts = prepared(tmp_path, given)
+    assert sorted(manifest.labels["names"]) == sorted({"O", *(f"B-{n}" for n in range(40))})
+    names = manifest.labels["names"]
+    for rows in parts:
+        for row, text in enumerate(rows.texts()):
+            own = [names[tag] for tag in rows.labels[rows.own(row)]]
+            assert own == ["O", f"B-{int(text.replace(UNIT, ''))}", "O"]
+
+
+def test_tagged_sentences_have_no_second_text(tmp_path):
+    with pytest.raises(ConfigError, match="data.second is 'title' and data.source 'tagged'"):
+        prepared(tmp_path, list(sentences(40)), second="title")
+
+
+@pytest.mark.parametrize("content", [None, b"a\xff O\n"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "train.conll"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="train.conll cannot be read .*: give files of UTF-8"):
+        read_tagged(str(path), text="", label="")
 
 
 def test_sentences_with_other_tags_elsewhere_are_left_out(tmp_path):

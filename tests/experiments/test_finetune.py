@@ -91,8 +91,9 @@ def test_tags_are_learned_and_entities_predicted(given, tmp_path):
     assert f"| F1 of entities | **{outcome['f1']:.4f} [" in report
     assert "| art |" in report
     text = "a good  film with music"
-    done = run("predict", f"--workdir={tmp_path / 'run'}", f"--text={text}")
-    one = json.loads(done.stdout.splitlines()[0])
+    done = run("predict", f"--workdir={tmp_path / 'run'}", f"--text={text}", "--text= ")
+    one, told = map(json.loads, done.stdout.splitlines())
+    assert told["texts"] == 1
     found = [(e["type"], e["begin"], e["end"]) for e in one["entities"]]
     assert found == [("art", 8, 12), ("art", 18, 23)]
     assert [text[e["begin"] : e["end"]] for e in one["entities"]] == ["film", "music"]
