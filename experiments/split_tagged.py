@@ -5,7 +5,8 @@ r"""Makes sentences with a tag for each character of a text whose words are tagg
 
 The text has a sentence a line and its words as `word/tag`, as the People's Daily of 1998 is
 published. Words with one of the tags in --entities become entities; those that follow each other
-with a tag in --merged (surname and given name) one of them. The last part of the file is the test.
+with a tag in --merged (surname and given name) one of them. The last part of the file is the test;
+a sentence that stands in it is in no other part.
 OUTPUT gets train.jsonl and test.jsonl (keys `tokens` and `tags`), and train.txt, the training
 sentences as plain text. The last line of stdout is one JSON object that counts it all.
 """
@@ -42,7 +43,9 @@ def main() -> dict:
         raise ConfigError(f"--path={path} cannot be read ({error})") from None
     given = [tagged(line) for line in lines if line.strip()]
     first = len(given) - round(TEST.value * len(given))
-    parts = {"train": given[:first], "test": given[first:]}
+    tested = {tuple(characters) for characters, _ in given[first:]}
+    train = [one for one in given[:first] if tuple(one[0]) not in tested]
+    parts = {"train": train, "test": given[first:]}
     if not all(parts.values()):
         raise ConfigError(f"--path={path} has {len(given)} sentences: too few to split")
     partial = output.with_name(output.name + ".partial")
@@ -58,23 +61,29 @@ def main() -> dict:
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return {name: len(own) for name, own in parts.items()} | {
-        f"{name}_entities": Counter(tag[2:] for _, tags in own for tag in tags if tag[0] == "B")
-        for name, own in parts.items()
-    }
+    return (
+        {name: len(own) for name, own in parts.items()}
+        | {"in_test_too": first - len(train)}
+        | {
+            f"{name}_entities": Counter(tag[2:] for _, tags in own for tag in tags if tag[0] == "B")
+            for name, own in parts.items()
+        }
+    )
 
 
 def tagged(line: str) -> tuple[list[str], list[str]]:
     """Returns the characters of a line of `word/tag`, without spaces, and the tag of each.
 
     Raises:
-      ConfigError: a word without a tag.
+      ConfigError: a word without a tag, or compounds.
     """
     characters, tags, before = [], [], None
     for part in line.split():
         word, slash, kind = part.rpartition("/")
         if not slash or not word:
             raise ConfigError(f"{part!r} has no tag: give words as word/tag")
+        if "]" in kind:
+            raise ConfigError(f"{part!r} ends a compound in brackets: take the brackets out")
         goes_on = kind == before and kind in MERGED.value
         for number, character in enumerate(word):
             characters.append(character)
