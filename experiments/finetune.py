@@ -45,6 +45,7 @@ def main() -> dict:
             f"objective.name {given.objective.name!r} has no labels: choose text_classification or "
             "token_classification, or python -m experiments.pretrain, which takes config.method too"
         )
+    judge = judge_of(given.objective.target)
     open_workdir(workdir, given)
     ledger = Ledger(workdir, age=hardware.process_age())
     run = tuning.completed(given, prepare_data(given, workdir))
@@ -64,7 +65,6 @@ def main() -> dict:
     with ledger.during("evaluation"), jax.set_mesh(trainer.mesh):
         step, params = best_params(trained, trainer)
         scores = evaluate(trainer.model, params, tested, **how)
-        judge = judge_of(tested.manifest)
         said = judge.outputs(trainer.model, params, tested, batch_size=how["batch_size"])
     validation = {f"validation_{name}": value for name, value in trained.scores.items()}
     result = validation | scores | judge.judged(said, tested)

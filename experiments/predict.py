@@ -42,7 +42,7 @@ def main() -> dict:
             f"{workdir} holds a model without a head: tune one with python -m experiments.finetune"
         )
     manifest = data.load_manifest(restored.tokenizer_path)
-    found = judge_of(manifest).predict(
+    found = judge_of(manifest.inputs["target"]).predict(
         restored.model,
         restored.params,
         data.load_tokenizer(restored.tokenizer_path),

@@ -23,18 +23,18 @@ from llm_jax.models import Model
 _WORST, _RESAMPLES = 10, 1000
 
 
-def _seqeval():
+def seqeval():
+    """Returns the package's module `metrics`; `ConfigError` where it is not installed."""
     try:
-        import seqeval.metrics
-        import seqeval.metrics.sequence_labeling
+        from seqeval import metrics
     except ImportError as error:
         raise ConfigError("tags need seqeval: pip install 'llm_jax[metrics]'") from error
-    return seqeval.metrics
+    return metrics
 
 
 def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Returns (type, begin, end) of each entity of a sentence; `end` is behind its last unit."""
-    found = _seqeval().sequence_labeling.get_entities(list(tags))
+    found = seqeval().sequence_labeling.get_entities(list(tags))
     return [(kind, first, last + 1) for kind, first, last in found]
 
 
@@ -61,7 +61,7 @@ def _tags(said: Sequence[np.ndarray], rows: Rows) -> tuple[list[list[str]], list
 def judged(said: Sequence[np.ndarray], rows: Rows) -> dict[str, float]:
     """Returns the scores of `outputs`: precision, recall and f1 of entities, accuracy of tags."""
     found, right = _tags(said, rows)
-    metrics, given = _seqeval(), {"zero_division": 0}
+    metrics, given = seqeval(), {"zero_division": 0}
     return {
         "accuracy": float(metrics.accuracy_score(right, found)),
         "precision": float(metrics.precision_score(right, found, **given)),
@@ -86,7 +86,7 @@ def report(workdir: str, said: Sequence[np.ndarray], rows: Rows, *, costs: Mappi
         f"| accuracy of tags | {scores['accuracy']:.4f} |", *costs_table(costs), "", "## Types", "",
         "| type | support | precision | recall | F1 |", "|---|---:|---:|---:|---:|",
     ]  # fmt: skip
-    table = _seqeval().classification_report(right, found, output_dict=True, zero_division=0)
+    table = seqeval().classification_report(right, found, output_dict=True, zero_division=0)
     for kind, row in table.items():
         if not kind.endswith(" avg"):
             lines.append(

@@ -1,10 +1,14 @@
 """Entities: what is counted, and how sure that is."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
 
+from llm_jax.configuration import ConfigError
+from llm_jax.evaluation import labels, tags
+from llm_jax.evaluation.judge import judge_of
 from llm_jax.evaluation.tags import _counts, entities, interval
 
 metrics = pytest.importorskip("seqeval.metrics")
@@ -22,11 +26,20 @@ def test_a_broken_tag_begins_an_entity():
     ]  # fmt: skip
 
 
+def test_tags_are_not_judged_without_seqeval(monkeypatch):
+    assert judge_of("class") is labels
+    assert judge_of("tags") is tags
+    monkeypatch.setitem(sys.modules, "seqeval", None)
+    assert judge_of("class") is labels
+    with pytest.raises(ConfigError, match=r"pip install 'llm_jax\[metrics\]'"):
+        judge_of("tags")
+
+
 def test_counts_give_the_f1_of_seqeval_and_its_interval_holds_it():
     right = drawn(200, 0)
-    said = [list(tags) for tags in right]
-    for tags in said[::3]:
-        tags[0] = "B-a"
+    said = [list(one) for one in right]
+    for one in said[::3]:
+        one[0] = "B-a"
     counts = np.array([_counts(*both) for both in zip(said, right)])
     hits, found, there = counts.sum(axis=0)
     f1 = metrics.f1_score(right, said)
