@@ -104,7 +104,7 @@ def encoded_units(
     `llm_jax.data.tokenizers.units`.
 
     Args:
-      sentences: units with `UNIT` between.
+      sentences: units with `UNIT` between; an empty one has none.
       tokenizer: of `llm_jax.data.load_tokenizer`.
       longest: tokens, marks included.
       units: "words" or "characters".
@@ -112,7 +112,7 @@ def encoded_units(
     Raises:
       ConfigError: a unit that the tokenizer makes nothing of, and no mark for unknown ones.
     """
-    split = [sentence.split(UNIT) for sentence in sentences]
+    split = [sentence.split(UNIT) if sentence else [] for sentence in sentences]
     encoded = encode_units(tokenizer, split, spaced=units == "words")
     unknown = tokenizer.symbols.get("[UNK]", tokenizer.symbols.get("<unk>"))
     begin, end = tokenizer.frame
@@ -127,7 +127,7 @@ def encoded_units(
             if not part and unknown is None:
                 raise ConfigError(f"the tokenizer makes nothing of {unit!r}: leave it out")
         parts = [part or [unknown] for part in parts]
-        firsts = np.cumsum([0, *map(len, parts[:-1])])
+        firsts = np.cumsum([0, *map(len, parts)])[:-1]
         ids = [one for part in parts for one in part]
         sizes.append(len(ids) + len(begin) + len(end))
         places.append(len(begin) + firsts[firsts < room])

@@ -157,7 +157,7 @@ def predict(model: Model, params, tokenizer, texts, manifest, *, batch_size: int
         tags = [names[tag] for tag in chances[index].argmax(axis=1)]
         sure = chances[index].max(axis=1)
         one = {"text": text, "entities": []}
-        for kind, first, last in entities(tags) if own else []:
+        for kind, first, last in entities(tags):
             begin, end = own[first][0], own[last - 1][1]
             one["entities"].append(
                 {"type": kind, "text": text[begin:end], "begin": begin, "end": end}
