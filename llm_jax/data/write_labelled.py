@@ -89,7 +89,7 @@ def write_labelled(
         tokenizer = train_tokenizer(texts, vocab_size=vocab_size, config=given, every=1, symbols=())
     tokenizer.save(directory)
     counts = {key: {} for key in ("rows", "tokens", "bytes")}
-    told |= {"names": names, "bad": source.bad, "cut": {}, "cut_tokens": {}}
+    told |= {"names": names, "bad": source.bad, "cut": {}, "cut_tokens": {}, "members": {}}
     for part, examples in parts.items():
         texts, longest = [text for text, _ in examples], config.sequence_length
         if inputs["target"] == "tags":
@@ -107,7 +107,12 @@ def write_labelled(
             labels = np.concatenate([own[: len(there)] for own, there in zip(labels, kept)])
             more["places"] = np.concatenate(kept)
             more["units"] = np.cumsum([len(there) for there in kept])
-        np.savez(directory / arrays, ids=ids, ends=ends, labels=np.array(labels), **more)
+        labels = np.array(labels)
+        np.savez(directory / arrays, ids=ids, ends=ends, labels=labels, **more)
+        if names:
+            several = labels.ndim == 2
+            members = labels.sum(0) if several else np.bincount(labels, minlength=len(names))
+            told["members"][part] = members.astype(int).tolist()
         lines = [dict(zip(("text", "label"), examples[index])) for index in order]
         written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (directory / texts).write_text(written, encoding="utf-8")

@@ -1,8 +1,8 @@
 """Objectives over images: their class, or what is behind masked patches."""
 
-import jax
 import jax.numpy as jnp
 
+from llm_jax.losses.classes import one_class_loss
 from llm_jax.losses.language_model import LossConfig
 
 
@@ -19,28 +19,10 @@ def class_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
       config: the objective.
 
     Returns:
-      `((loss_sum, weight_sum), metrics)`, float32 scalars; `nll` is the sum of the plain negative
-      log-likelihood in nats and `accuracy` that of the weights whose likeliest class is right (of
-      soft labels: the likeliest).
+      what `llm_jax.losses.classes.one_class_loss` does.
     """
     logits = _outputs(model, params, batch, dropout_key)["logits"]
-    return weighted_class_loss(logits, batch["labels"], batch["weights"], config)
-
-
-def weighted_class_loss(logits, labels, weights, config: LossConfig):
-    """Returns what `class_loss` does, of logits [B, classes]."""
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    if labels.ndim == 2:
-        picked, labels = jnp.sum(logits * labels, axis=-1), jnp.argmax(labels, axis=-1)
-    else:
-        picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    nll = normalizer - picked
-    smooth = config.label_smoothing
-    loss = (1.0 - smooth) * nll + smooth * (normalizer - jnp.mean(logits, axis=-1))
-    loss = loss + config.z_loss * jnp.square(normalizer)
-    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    sums = {"nll": jnp.sum(nll * weights), "accuracy": jnp.sum(right * weights)}
-    return (jnp.sum(loss * weights), jnp.sum(weights)), sums
+    return one_class_loss(logits, batch["labels"], batch["weights"], config)
 
 
 def masked_patch_loss(model, params, batch, *, dropout_key=None, config: LossConfig = LossConfig()):

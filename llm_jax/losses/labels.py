@@ -1,9 +1,8 @@
 """Objectives over labels that a head reads: of a text, or of each word in it."""
 
-import jax
 import jax.numpy as jnp
 
-from llm_jax.losses.images import weighted_class_loss
+from llm_jax.losses.classes import one_class_loss, several_classes_loss
 from llm_jax.losses.language_model import LossConfig
 
 
@@ -18,11 +17,11 @@ def label_loss(model, params, batch, *, dropout_key=None, config: LossConfig = L
         cross-entropy, averaged over the classes) or float32 [B] (squared error); optionally
         example_ids int32 [B]. Of tags weights and labels are float32 and int32 [B, T].
       dropout_key: turns dropout on.
-      config: label smoothing and z-loss, of the first kind.
+      config: the objective; a squared error takes nothing of it.
 
     Returns:
-      `((loss_sum, weight_sum), metrics)`, float32 scalars; `nll` is the sum of the plain loss,
-      `accuracy` that of the weights of what is right: of several classes all of them.
+      `((loss_sum, weight_sum), metrics)`, float32 scalars, as `llm_jax.losses.classes` has them;
+      of a squared error `nll` is its sum.
     """
     return judged(head_outputs(model, params, batch, dropout_key), batch, config)
 
@@ -46,12 +45,8 @@ def judged(outputs, batch, config: LossConfig):
     if jnp.issubdtype(labels.dtype, jnp.integer):
         outputs = outputs.reshape(-1, outputs.shape[-1])
         labels, weights = labels.reshape(-1), weights.reshape(-1)
-        return weighted_class_loss(outputs, labels, weights, config)
+        return one_class_loss(outputs, labels, weights, config)
     if labels.ndim == 2:
-        nll = jnp.mean(jax.nn.softplus(outputs) - labels * outputs, axis=-1)
-        right = jnp.all((outputs > 0) == (labels > 0.5), axis=-1)
-        sums = {"accuracy": jnp.sum(right * weights)}
-    else:
-        nll, sums = jnp.square(outputs[:, 0] - labels), {}
-    total = jnp.sum(nll * weights)
-    return (total, jnp.sum(weights)), {"nll": total} | sums
+        return several_classes_loss(outputs, labels, weights, config)
+    total = jnp.sum(jnp.square(outputs[:, 0] - labels) * weights)
+    return (total, jnp.sum(weights)), {"nll": total}

@@ -7,7 +7,7 @@ from llm_jax import models
 from llm_jax.configuration import ConfigError
 from llm_jax.losses.images import class_loss, masked_patch_loss
 from llm_jax.losses.labels import label_loss
-from llm_jax.losses.language_model import next_token_loss
+from llm_jax.losses.language_model import BALANCED, LossConfig, next_token_loss
 from llm_jax.losses.masked_language_model import masked_token_loss, sentence_pair_loss
 from llm_jax.losses.sequence_to_sequence import target_loss
 from llm_jax.models import encoder_decoder
@@ -86,6 +86,42 @@ def check(objective, model_config, *, own_tokenizer: bool = True) -> None:
         asked, has = (getattr(config, key) for config in (objective, model_config))
         if asked != has:
             raise ConfigError(f"objective.{key} is {asked} and model.{key} {has}: give one value")
+
+
+def check_loss(objective, config: LossConfig, outputs: int) -> None:
+    """Raises ConfigError if `objective` has no use for a key of `config`.
+
+    Args:
+      objective: of `llm_jax.data.objectives`.
+      config: what is added to its loss.
+      outputs: of the head.
+    """
+    target = getattr(objective, "target", None)
+    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name)}
+    if objective.name == "classification" or target in ("class", "tags"):
+        unfit = set()
+    elif target == "classes":
+        unfit = given & {"z_loss"}
+    elif target == "number" or objective.name == "masked_patches":
+        unfit = given
+    else:
+        unfit = given & {"focal_gamma", "class_weights"}
+    for key in sorted(unfit):
+        kind = f" with objective.target {target!r}" if target else ""
+        raise ConfigError(
+            f"loss.{key} is {getattr(config, key)!r}, which objective.name {objective.name!r}{kind}"
+            " has no use for: leave it out"
+        )
+    if config.class_weights == BALANCED:
+        raise ConfigError(
+            "loss.class_weights is 'balanced': python -m experiments.finetune takes them from the "
+            "data; give other programs a number for each class with commas between"
+        )
+    if config.class_weights and len(config.by_class()) != outputs:
+        raise ConfigError(
+            f"loss.class_weights has {len(config.by_class())} numbers and the head {outputs} "
+            "classes: give one for each"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,6 +74,8 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
     meshes.check_batch(mesh, run.batch_size, run.accumulation)
     own = models.build(run.model, run.execution, numbers.dtype)
     model = tuning.applied(own, run)
+    outputs = model.head.outputs if model.head else getattr(run.model, "num_classes", 0)
+    registry.check_loss(run.objective, run.loss, outputs)
     trained = dataclasses.replace(model, quantization=numbers.quantization)
     freezing = tuning.freezing(model, run)
     shapes, _ = jax.eval_shape(freezing.split, model.abstract_params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from llm_jax import optim, peft
 from llm_jax.configuration import ConfigError, nearest
 from llm_jax.kernels import packed
+from llm_jax.losses.language_model import BALANCED
 from llm_jax.models import Model
 from llm_jax.models.heads import Head
 from llm_jax.optim import OptimConfig
@@ -350,10 +351,10 @@ def merged(params, run):
 
 
 def completed(run, manifest):
-    """Returns `run` with what its prepared data say: how many outputs its head has.
+    """Returns `run` with what its prepared data say: outputs of its head, balance of its classes.
 
     Raises:
-      ConfigError: the head has another number.
+      ConfigError: the head has another number, or a class to be balanced is empty.
     """
     if not manifest.labels:
         return run
@@ -363,4 +364,19 @@ def completed(run, manifest):
             f"tuning.head.outputs is {head.outputs} and the data have {wanted} classes: leave it 0"
         )
     head = dataclasses.replace(head, outputs=wanted)
-    return dataclasses.replace(run, tuning=dataclasses.replace(run.tuning, head=head))
+    loss = run.loss
+    if loss.class_weights == BALANCED and manifest.labels["names"]:
+        loss = dataclasses.replace(loss, class_weights=_balanced(manifest.labels))
+    return dataclasses.replace(run, tuning=dataclasses.replace(run.tuning, head=head), loss=loss)
+
+
+def _balanced(labels) -> str:
+    """Returns examples / (classes * those of the class) of the train split, commas between."""
+    counts = labels.get("members", {}).get("train")
+    if not counts or not all(counts):
+        empty = f"class {labels['names'][counts.index(0)]!r} is empty" if counts else "no counts"
+        raise ConfigError(
+            f"loss.class_weights is 'balanced' and the prepared data have {empty}: give a number "
+            "for each class with commas between, or have the data prepared in another --workdir"
+        )
+    return ",".join(repr(sum(counts) / (len(counts) * count)) for count in counts)
