@@ -4,6 +4,7 @@ It knows no model. Parameters are nested dicts, and their logical axis names say
 independent layers and which are the rows and columns of a matrix.
 """
 
+from llm_jax.optim.averages import moved, newest_share
 from llm_jax.optim.chain import build
 from llm_jax.optim.config import OPTIMIZERS, SCHEDULES, OptimConfig
 from llm_jax.optim.gradual import gradually

@@ -63,6 +63,11 @@ class OptimConfig:
       weight_decay: decoupled (p shrinks by rate * weight_decay), for sgd added to the gradient.
       clip_value, clip_norm: limits of each gradient entry, then of their global norm; 0: off.
 
+    What the run ends with (see `averages.newest_share`), one of:
+      ema_decay: a moving average of the parameters, which keeps this part of itself at an update;
+        0: off.
+      swa_start: the mean of the parameters from this share of the run on; 0: off.
+
     Which parameter gets how much (`tables.match`: full-match regexes over "a/b/c" paths, the
     first that matches wins, every parameter must match, every pattern must be of use):
       weight_decay_table: pairs (pattern, multiplier of weight_decay); None: 1 for matrices and
@@ -100,6 +105,8 @@ class OptimConfig:
     weight_decay: float = 0.1
     clip_value: float = 0.0
     clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    swa_start: float = 0.0
     weight_decay_table: tuple | None = None
     learning_rate_table: tuple | None = None
     layer_decay: float = 1.0
@@ -125,7 +132,17 @@ class OptimConfig:
             raise ConfigError(
                 "optim.nesterov is True with optim.momentum 0: give a momentum, such as 0.9"
             )
+        if self.ema_decay and self.swa_start:
+            raise ConfigError(
+                f"optim.ema_decay is {self.ema_decay} and optim.swa_start {self.swa_start}: one "
+                "average is kept, set one of them to 0"
+            )
         _check_piecewise(self.piecewise)
+
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the parameters is kept."""
+        return bool(self.ema_decay or self.swa_start)
 
     @property
     def moments(self) -> tuple[float, float, float]:
@@ -164,6 +181,8 @@ _RANGES = (
     ("weight_decay", 0.0, _UP),
     ("clip_value", 0.0, _UP),
     ("clip_norm", 0.0, _UP),
+    ("ema_decay", 0.0, _BELOW_ONE),
+    ("swa_start", 0.0, _BELOW_ONE),
     ("layer_decay", 0.0, 1.0),
 )
 

@@ -184,7 +184,7 @@ def memory(run: RunConfig, trainer: Trainer, batch) -> dict[str, int]:
     places = tree_shardings(target.params, trainer.axes, mesh, run.parallel.rules(2))
     return {
         "parameters": bytes_on_device((target.params, target.frozen)),
-        "optimizer": bytes_on_device(target.opt_state),
+        "optimizer": bytes_on_device((target.opt_state, target.average)),
         "gradients": bytes_on_device(target.params, places),
         "activations": _activations(run, trainer, batch) // mesh.size,
     }

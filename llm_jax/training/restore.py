@@ -12,9 +12,10 @@ import jax
 from jax.sharding import Mesh
 
 from llm_jax import interop, models
-from llm_jax.configuration import ConfigError, to_dict
+from llm_jax.configuration import ConfigError, parse, to_dict
 from llm_jax.data.manifest import sha256_of
 from llm_jax.data.tokenizers import FILES as TOKENIZER_FILES
+from llm_jax.optim import OptimConfig
 from llm_jax.parallel.sharding import tree_shardings
 from llm_jax.training import spikes, tuning
 from llm_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -67,8 +68,9 @@ def best_params(trained, trainer: Trainer) -> tuple[int, Any]:
     best = trained.checkpoints.best()
     if best is None or best["step"] == trained.step:
         return trained.step, trainer.params(trained.state)
-    found = trained.checkpoints.restore(best["step"], {"params": trainer.target.params})
-    return best["step"], trainer.params(trained.state._replace(params=found["params"]))
+    name = "params" if trainer.target.average is None else "average"
+    found = trained.checkpoints.restore(best["step"], {name: getattr(trainer.target, name)})
+    return best["step"], trainer.params(trained.state._replace(**found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Restored:
     Attributes:
       run: the configuration it was trained with.
       model: its pure functions.
-      params: fp32 parameters.
+      params: fp32 parameters, averaged where the run kept an average.
       tokenizer_path: the folder with its tokenizer, see `llm_jax.data.load_tokenizer`.
       step: training steps taken.
     """
@@ -127,7 +129,7 @@ def load_model(
     if mesh is not None:
         axes, _ = freezing.split_axes(model.logical_axes, model.abstract_params)
         shapes = placed(shapes, tree_shardings(shapes, axes, mesh))
-    params = checkpoints.restore(step, {"params": shapes})["params"]
+    params = _weights(checkpoints, step, run.optim, shapes)
     if frozen is not None:
         check_base(run, checkpoints.read(step, BASE))
         base = own.abstract_params
@@ -171,6 +173,8 @@ def fingerprint(path: str) -> str:
 def load_params(workdir: str, config: Any, abstract: Any) -> Any:
     """Returns parameters to start from, in the shapes and shardings of `abstract`.
 
+    Those of a run that kept an average are averaged.
+
     Args:
       workdir: a run's work directory, of which the newest are taken, or what
         `llm_jax.interop.load_pretrained` reads.
@@ -188,11 +192,17 @@ def load_params(workdir: str, config: Any, abstract: Any) -> Any:
         return _only(params, abstract)
     checkpoints, step = _find(workdir, None)
     path = checkpoints.directory / f"{step:08d}"
-    stored = json.loads((path / "config.json").read_text())["model"]
-    _refuse_other_model(stored, config, workdir)
-    params = checkpoints.restore(step, {"params": abstract})["params"]
+    stored = json.loads((path / "config.json").read_text())
+    _refuse_other_model(stored["model"], config, workdir)
+    params = _weights(checkpoints, step, parse(OptimConfig, stored["optim"]), abstract)
     checkpoints.close()
     return params
+
+
+def _weights(checkpoints: Checkpoints, step: int, optim: OptimConfig, abstract: Any) -> Any:
+    """Returns what trained, of a run with the optimizer `optim`, as it is to be used."""
+    name = "average" if optim.averages else "params"
+    return checkpoints.restore(step, {name: abstract})[name]
 
 
 def _only(params: dict, wanted: dict) -> dict:

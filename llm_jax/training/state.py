@@ -26,6 +26,7 @@ class TrainState(NamedTuple):
       scaling: the memory of fp8's scales, see `llm_jax.kernels.quantized`; None elsewhere.
       frozen: parameters that stay as they are, see `llm_jax.training.tuning`; None where all train.
         A checkpoint has them not.
+      average: of the parameters that train, see `llm_jax.optim.averages`; None where none is kept.
     """
 
     step: jax.Array
@@ -37,12 +38,22 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
     scaling: Any = None
     frozen: Any = None
+    average: Any = None
 
 
 def new_state(
-    params, optimizer: optax.GradientTransformation, policy: Policy, *, frozen=None, scaling=None
+    params,
+    optimizer: optax.GradientTransformation,
+    policy: Policy,
+    *,
+    frozen=None,
+    scaling=None,
+    averages: bool = False,
 ) -> TrainState:
-    """Returns the state at step 0; `frozen` and `scaling` as of `TrainState`. Made for jit."""
+    """Returns the state at step 0; `frozen` and `scaling` as of `TrainState`. Made for jit.
+
+    With `averages` the average begins as a copy of the parameters.
+    """
     return TrainState(
         step=jnp.int32(0),
         params=params,
@@ -53,6 +64,7 @@ def new_state(
         skipped_in_a_row=jnp.int32(0),
         scaling=scaling,
         frozen=frozen,
+        average=jax.tree.map(jnp.copy, params) if averages else None,
     )
 
 
@@ -78,7 +90,9 @@ def shardings(
     """
     bare = abstract._replace(params=(), frozen=())
     axes = jax.tree.map(lambda _: (), bare._replace(opt_state=()))
-    axes = axes._replace(opt_state=optimizer_axes, scaling=scaling_axes)
+    # The average is touched where the optimizer's state is, and lies as that does.
+    average_axes = None if abstract.average is None else parameter_axes
+    axes = axes._replace(opt_state=optimizer_axes, scaling=scaling_axes, average=average_axes)
     rest = tree_shardings(bare, axes, mesh, parallel.rules(1))
 
     def whole(shapes, axes):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from llm_jax.kernels.quantized import aged
+from llm_jax.optim import averages
 from llm_jax.training.precision import Policy, next_scale
 from llm_jax.training.state import TrainState
 
@@ -24,12 +25,14 @@ def make_train_step(
     policy: Policy,
     accumulation: int = 1,
     gradient_shardings=None,
+    newest_share: Callable | None = None,
 ):
     """Returns `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
     The gradient is that of sum(losses) / sum(weights) over the whole batch: microbatches add
     both and the step divides once, so `accumulation` changes memory and nothing else. A step
-    whose loss or gradient is not finite leaves parameters and optimizer state as they were.
+    whose loss or gradient is not finite leaves parameters, average and optimizer state as they
+    were.
 
     Args:
       loss_function: gives `((loss_sum, weight), sums)` for a microbatch; `sums` (by name, may be
@@ -40,6 +43,7 @@ def make_train_step(
       policy: the precision policy.
       accumulation: microbatches per step; it divides the batch.
       gradient_shardings: where gradients lie, a tree like the parameters; None leaves it open.
+      newest_share: of `llm_jax.optim`: how the state's average moves; None: it has none.
 
     Metrics are fp32 scalars: loss, weight, learning_rate, gradient_norm, skipped,
     skipped_in_a_row, loss_scale (where the policy scales) and those of `sums`.
@@ -87,6 +91,11 @@ def make_train_step(
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
+        average = state.average
+        if newest_share is not None:
+            share = newest_share(state.step - state.skipped + 1)
+            average = averages.moved(average, params, share)
+
         scale, good_steps = state.loss_scale, state.good_steps
         if policy.scales_loss:
             scale, good_steps = next_scale(scale, good_steps, finite)
@@ -100,6 +109,7 @@ def make_train_step(
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
             scaling=keep(jax.tree.map(aged, state.scaling, counts), state.scaling),
             frozen=state.frozen,
+            average=keep(average, state.average),
         )
         metrics = {name: value / weight for name, value in sums.items()} | {
             "weight": sums["weight"],

@@ -34,7 +34,8 @@ class Trainer:
         family's own, in the shapes and shardings of `base`, it begins with these.
       base: these parameters as `jax.ShapeDtypeStruct`s.
       axes: logical axes of the parameters that train.
-      params: all parameters of a state, those that train and those that do not, for `model`.
+      params: all parameters of a state for `model`: those that train, or their average where one is
+        kept, and those that do not.
     """
 
     mesh: Mesh
@@ -86,7 +87,14 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
         whole = tuning.beginning(model, key, base, new_layers=run.tuning.new_layers)
         params, frozen = freezing.split(whole)
         scaling = trained.new_scaling()
-        return state.new_state(params, optimizer, numbers, frozen=frozen, scaling=scaling)
+        return state.new_state(
+            params,
+            optimizer,
+            numbers,
+            frozen=frozen,
+            scaling=scaling,
+            averages=run.optim.averages,
+        )
 
     key = jax.random.key(run.seed)
     abstract = jax.eval_shape(begin, key)
@@ -112,6 +120,7 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
         seed=run.seed,
         policy=numbers,
         accumulation=run.accumulation,
+        newest_share=optim.newest_share(run.optim, run.steps),
         gradient_shardings=tree_shardings(shapes, axes, mesh, run.parallel.rules(2)),
     )
     if getattr(run.objective, "device_augmentation", None):
@@ -129,7 +138,9 @@ def make_trainer(run: RunConfig, devices: Sequence[jax.Device] | None = None) ->
             tree_shardings(own.abstract_params, own.logical_axes, mesh, run.parallel.rules(3)),
         ),
         axes=axes,
-        params=lambda state: freezing.join(state.params, state.frozen),
+        params=lambda state: freezing.join(
+            state.average if run.optim.averages else state.params, state.frozen
+        ),
     )
 
 
