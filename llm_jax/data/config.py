@@ -113,6 +113,8 @@ class DataConfig:
       image, label: the columns with pictures and with labels, of sources "images" (parquet files
         and saved datasets) and "labelled".
       test_path: of source "labelled": the test set, of the same columns; empty: a part of `path`.
+      folds, fold: of labels: `path` is cut into so many folds, and the one of this number, from
+        0, is the test; 0: off. Texts of `test_path` are then in none.
       image_size: of pictures, to which they are scaled and cut; 0 leaves them.
       sequence_length: inputs in a row, in tokens; of pairs the longest source.
       packing: "split" (documents one behind the other, cut into rows) or "best_fit" (rows of whole
@@ -133,6 +135,8 @@ class DataConfig:
     image: str = "image"
     label: str = "label"
     test_path: str = ""
+    folds: int = 0
+    fold: int = 0
     image_size: int = 0
     sequence_length: int = 256
     packing: str = "split"
@@ -164,6 +168,15 @@ class DataConfig:
             raise ConfigError(
                 f"data.second is {self.second!r} and data.source 'tagged', which has no second "
                 "text: leave it empty"
+            )
+        if self.folds and (self.kind != "labelled" or self.folds < 2):
+            raise ConfigError(
+                f"data.folds is {self.folds} with data.source {self.source!r}: give 2 or more, to "
+                "labelled or tagged texts"
+            )
+        if not 0 <= self.fold < max(self.folds, 1):
+            raise ConfigError(
+                f"data.fold is {self.fold} of {self.folds} data.folds: they count from 0"
             )
         if not self.text:
             raise ConfigError("data.text is empty: name the column with the text")

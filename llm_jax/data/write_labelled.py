@@ -3,7 +3,9 @@
 Equal texts (but for white space) are one example, and none where their labels differ: they are
 dropped before anything is split. Of `data.path` a tenth is validation, and another one the test
 where there is no `data.test_path`, each class by the same shares; of a test set of its own, texts
-that are in `data.path` too are dropped from training. All this is counted in the manifest.
+that are in `data.path` too are dropped from training. With `data.folds` the test is one of as many
+folds, by the same shares, and validation a tenth of the others; of a test set nothing is read then
+but which texts to drop. All this is counted in the manifest.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from llm_jax.data.config import DataConfig
 from llm_jax.data.labelled import BETWEEN, in_order, read_examples
 from llm_jax.data.labelled_rows import labelled_files
 from llm_jax.data.manifest import FORMAT, Manifest, sha256_of
-from llm_jax.data.splits import split
+from llm_jax.data.splits import folds, split
 from llm_jax.data.tagged import UNIT, encoded_units, read_tagged
 from llm_jax.data.tokenizers import load_tokenizer, train_tokenizer
 
@@ -73,7 +75,7 @@ def write_labelled(
     Raises:
       ConfigError: a class of the test set that training has not, or too few examples of one.
     """
-    parts, told = _split(source, inputs["target"])
+    parts, told = _split(source, inputs["target"], config)
     names = _names(parts, inputs["target"], config)
     given = config.tokenizer
     if given.path:
@@ -126,7 +128,7 @@ def write_labelled(
         inputs=inputs,
         source=config.source,
         python=platform.python_version(),
-        hold_out="the files of data.test_path" if source.tested is not None else "a tenth, twice",
+        hold_out=_held_out(source, config),
         documents=counts["rows"],
         files={
             path.relative_to(directory).as_posix(): sha256_of(path)
@@ -141,7 +143,13 @@ def write_labelled(
     )
 
 
-def _split(source: LabelledSource, target: str):
+def _held_out(source: LabelledSource, config: DataConfig) -> str:
+    if config.folds:
+        return f"fold {config.fold} of {config.folds}, and a tenth of the others"
+    return "the files of data.test_path" if source.tested is not None else "a tenth, twice"
+
+
+def _split(source: LabelledSource, target: str, config: DataConfig):
     """Returns the examples of each split by its name, and what was left out."""
     kept, told = distinct(source.examples)
     tested = source.tested
@@ -152,8 +160,14 @@ def _split(source: LabelledSource, target: str):
         before = len(kept)
         kept = [example for example in kept if _key(example[0]) not in known]
         told["in_test_too"] = before - len(kept)
-    shares = {name: share for name, share in _HELD_OUT.items() if tested is None or name != "test"}
     strata = [label if target == "class" else "" for _, label in kept]
+    if config.folds:
+        own = folds(strata, config.folds) == config.fold
+        tested = [kept[index] for index in np.flatnonzero(own)]
+        kept, strata = (
+            [given[index] for index in np.flatnonzero(~own)] for given in (kept, strata)
+        )
+    shares = {name: share for name, share in _HELD_OUT.items() if tested is None or name != "test"}
     chosen = split(strata, shares)
     parts = {name: [kept[index] for index in indices] for name, indices in chosen.items()}
     return parts | ({} if tested is None else {"test": tested}), told
