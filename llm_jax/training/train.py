@@ -106,6 +106,9 @@ def train(
     header = report.header(run, trainer.model, mesh, rows.manifest, peak)
     if trainer.target.frozen is not None:
         header["trained"] = f"{run.method}: {count(trainer.trained)} parameters"
+    if run.optim.averages:
+        ema, swa = run.optim.ema_decay, run.optim.swa_start
+        header["average"] = f"ema_decay {ema}" if ema else f"swa_start {swa}"
     length = report.usual_length(run, rows.manifest)
     watch = Monitor(workdir, run, trainer.model, peak, first, header, ledger, length)
 
