@@ -213,7 +213,8 @@ def _names(parts: dict, target: str, config: DataConfig) -> list[str]:
     }
     known = found["train"]
     if target == "tags":  # a rare one may stand in what was held out alone
-        known = known.union(*(found[p] for p in found if p != "test" or not config.test_path))
+        foreign = config.test_path and not config.folds
+        known = known.union(*(found[p] for p in found if p != "test" or not foreign))
     names = in_order(known)
     for part, others in found.items():
         if unknown := sorted(others - known):

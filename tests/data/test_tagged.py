@@ -136,9 +136,11 @@ def test_a_tag_that_training_lacks_is_refused(tmp_path):
         prepared(tmp_path, list(sentences()), test_path=str(test))
 
 
-def test_a_tag_that_is_held_out_alone_has_its_number(tmp_path):
+@pytest.mark.parametrize("folds", [0, 4])
+def test_a_tag_that_is_held_out_alone_has_its_number(tmp_path, folds):
     given = [(list(f"{n:03}"), ["O", f"B-{n}", "O"]) for n in range(40)]
-    manifest, parts = prepared(tmp_path, given)
+    more = {"folds": folds, "test_path": str(write(tmp_path / "t.jsonl", [(["x"], ["O"])]))}
+    manifest, parts = prepared(tmp_path, given, **(more if folds else {}))
     assert sorted(manifest.labels["names"]) == sorted({"O", *(f"B-{n}" for n in range(40))})
     names = manifest.labels["names"]
     for rows in parts:
