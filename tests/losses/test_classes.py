@@ -168,7 +168,12 @@ def test_impossible_values_are_refused(changes, said):
         ("text_classification", "number", {"label_smoothing": 0.1}, "objective.target 'number'"),
         ("text_classification", "classes", {"z_loss": 0.1}, "loss.z_loss is 0.1, which"),
         ("text_classification", "class", {"class_weights": "1,2,3"}, "has 3 numbers and the"),
-        ("classification", None, {"class_weights": "balanced"}, "loss.class_weights is 'balanced'"),
+        (
+            "classification",
+            None,
+            {"class_weights": "balanced"},
+            "finetune takes them from the data",
+        ),
         ("text_classification", "class", {"class_weights": "1,2", "z_loss": 1.0}, ""),
         ("text_classification", "classes", {"focal_gamma": 2.0, "label_smoothing": 0.1}, ""),
         ("token_classification", None, {"focal_gamma": 2.0, "label_smoothing": 0.1}, ""),
