@@ -113,6 +113,7 @@ class DataConfig:
       image, label: the columns with pictures and with labels, of sources "images" (parquet files
         and saved datasets) and "labelled".
       test_path: of source "labelled": the test set, of the same columns; empty: a part of `path`.
+      per_class: of classes: training takes but so many examples of each; 0: all.
       folds, fold: of labels: `path` is cut into so many folds, and the one of this number, from
         0, is the test; 0: off. Texts of `test_path` are then in none.
       image_size: of pictures, to which they are scaled and cut; 0 leaves them.
@@ -135,6 +136,7 @@ class DataConfig:
     image: str = "image"
     label: str = "label"
     test_path: str = ""
+    per_class: int = 0
     folds: int = 0
     fold: int = 0
     image_size: int = 0
@@ -168,6 +170,11 @@ class DataConfig:
             raise ConfigError(
                 f"data.second is {self.second!r} and data.source 'tagged', which has no second "
                 "text: leave it empty"
+            )
+        if self.per_class < 0 or (self.per_class and self.source not in ("labelled", "csv")):
+            raise ConfigError(
+                f"data.per_class is {self.per_class} with data.source {self.source!r}: give 0 or "
+                "more, to labelled texts"
             )
         if self.folds and (self.kind != "labelled" or self.folds < 2):
             raise ConfigError(

@@ -170,7 +170,24 @@ def _split(source: LabelledSource, target: str, config: DataConfig):
     shares = {name: share for name, share in _HELD_OUT.items() if tested is None or name != "test"}
     chosen = split(strata, shares)
     parts = {name: [kept[index] for index in indices] for name, indices in chosen.items()}
+    if config.per_class:
+        parts["train"] = _few(parts["train"], config)
     return parts | ({} if tested is None else {"test": tested}), told
+
+
+def _few(examples: list[tuple[str, str]], config: DataConfig) -> list[tuple[str, str]]:
+    """Returns so many examples of each class, in their order, drawn by what they say."""
+    members: dict[str, list[int]] = {}
+    for index in sorted(range(len(examples)), key=lambda index: _key(examples[index][0])):
+        members.setdefault(examples[index][1], []).append(index)
+    for name, own in members.items():
+        if len(own) < config.per_class:
+            raise ConfigError(
+                f"data.per_class is {config.per_class} and class {name!r} has {len(own)} examples "
+                "in training: give less"
+            )
+    chosen = sorted(index for own in members.values() for index in own[: config.per_class])
+    return [examples[index] for index in chosen]
 
 
 def _key(text: str) -> bytes:

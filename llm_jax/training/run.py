@@ -174,7 +174,13 @@ class RunConfig:
             )
         if self.data.kind == "images":
             return
-        tags = getattr(self.objective, "target", "") == "tags"
+        target = getattr(self.objective, "target", "")
+        if self.data.per_class and target != "class":
+            raise ConfigError(
+                f"data.per_class is {self.data.per_class} and objective.target {target!r}: it is "
+                "for one class each, leave it 0"
+            )
+        tags = target == "tags"
         if tags != (self.data.source == "tagged"):
             raise ConfigError(
                 f"objective.name is {self.objective.name!r} and data.source "

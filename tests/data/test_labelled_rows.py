@@ -51,6 +51,21 @@ def prepared(tmp_path, rows, name="data", target="class", **changes):
     return manifest, parts
 
 
+def test_few_of_each_class_are_trained_on_and_nothing_else_changes(tmp_path):
+    given = rows_of(classes=("a", "b", "b", "c"))
+    _, whole = prepared(tmp_path, given, "whole")
+    _, few = prepared(tmp_path, given, "few", per_class=7)
+    assert np.bincount(few["train"].labels).tolist() == [7, 7, 7]
+    assert set(few["train"].texts()) < set(whole["train"].texts())
+    for part in ("validation", "test"):
+        assert few[part].texts() == whole[part].texts()
+    _, again = prepared(tmp_path, given[::-1], "again", per_class=7)
+    kept = set(few["train"].texts()) & set(again["train"].texts())
+    assert len(kept) >= 12  # of those that both splits train on, the same are drawn
+    with pytest.raises(ConfigError, match=r"data.per_class is 100 and class '.' has \d+ examples"):
+        prepared(tmp_path, given, "many", per_class=100)
+
+
 def test_each_text_stands_in_one_split_with_its_label(tmp_path):
     given = rows_of()
     manifest, parts = prepared(tmp_path, given)
