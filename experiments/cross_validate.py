@@ -13,6 +13,7 @@ WORKDIR/result.json and the last line of stdout are one JSON object: for each sc
 """
 
 import dataclasses
+import functools
 import json
 import statistics
 from pathlib import Path
@@ -22,7 +23,7 @@ from absl import flags
 
 from experiments import entry
 from llm_jax.configuration import ConfigError
-from llm_jax.evaluation.finetuning import RESULT, finetune
+from llm_jax.evaluation.finetuning import RESULT, finetune, finished
 from llm_jax.parallel import distributed
 from llm_jax.training import hardware
 from llm_jax.training.workdir import open_workdir
@@ -42,8 +43,8 @@ def main() -> dict:
     for fold in range(FOLDS.value):
         split = dataclasses.replace(given.data, folds=FOLDS.value, fold=fold)
         run, own = dataclasses.replace(given, data=split), str(Path(workdir, f"fold_{fold}"))
-        open_workdir(own, run)
-        result = distributed.from_first(lambda own=own: finished(own, run.steps))  # noqa: B023
+        open_workdir(own, run)  # it refuses another run's
+        result = distributed.from_first(functools.partial(finished, own, run.steps))
         if result is None:
             entry.say(f"fold {fold} of {FOLDS.value}")
             result = finetune(run, own, age=0.0 if scores else hardware.process_age())
@@ -62,14 +63,6 @@ def main() -> dict:
     if jax.process_index() == 0:
         Path(workdir, RESULT).write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-def finished(workdir: str, steps: int) -> dict | None:
-    """Returns the result of the run in `workdir`; None where it has not taken its `steps`."""
-    result, config = Path(workdir, RESULT), Path(workdir, "config.json")
-    if not result.exists() or json.loads(config.read_text())["steps"] != steps:
-        return None
-    return json.loads(result.read_text())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A whole fine-tuning run: from labels to a judged test, resumed where it stopped."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -65,6 +66,7 @@ def finetune(given: RunConfig, workdir: str, *, age: float = 0.0) -> dict:
     result = validation | scores | judge.judged(said, tested)
     result |= {
         "best_step": step,
+        "steps": run.steps,
         "trained_parameters": trainer.trained,
         "total_parameters": trainer.model.num_params,
         "seconds": trained.seconds,
@@ -73,5 +75,14 @@ def finetune(given: RunConfig, workdir: str, *, age: float = 0.0) -> dict:
     costs = ("trained_parameters", "total_parameters", "peak_bytes", "seconds")
     judge.report(workdir, said, tested, costs={name: result[name] for name in costs})
     if jax.process_index() == 0:
-        Path(workdir, RESULT).write_text(json.dumps(result, indent=2) + "\n")
+        temporary = Path(workdir, f"{RESULT}.tmp")
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        os.replace(temporary, Path(workdir, RESULT))
     return result
+
+
+def finished(workdir: str, steps: int) -> dict | None:
+    """Returns the result in `workdir` of a run of so many `steps`; None where it has none yet."""
+    path = Path(workdir, RESULT)
+    result = json.loads(path.read_text()) if path.exists() else {}
+    return result if result.get("steps") == steps else None

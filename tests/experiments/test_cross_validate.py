@@ -48,6 +48,7 @@ def test_folds_go_on_where_they_stopped_and_are_those_of_finetune(given, tmp_pat
     assert "resuming" in done.stderr
     assert "fold 0 of 2" not in done.stderr
     assert (workdir / "fold_0" / "metrics.csv").read_bytes() == kept
+    assert outcome["scores"][0]["steps"] == 30
     assert outcome == json.loads((workdir / "result.json").read_text())
     for fold, scores in enumerate(outcome["scores"]):
         assert scores == json.loads((workdir / f"fold_{fold}" / "result.json").read_text())
