@@ -43,6 +43,9 @@ def main() -> dict:
             f"{workdir} holds no classifier of texts: tune one with python -m experiments.finetune"
         )
     rows = data.open_split(data_directory(workdir), SPLIT.value, objective)
+    thesaurus = WordNet(WORDNET.value) if WORDNET.value else None
+    if thesaurus is not None and rows.manifest.inputs["second"]:
+        raise ConfigError("--wordnet is for single texts, and these are pairs: leave it out")
     found = attack_word_vectors(
         restored.model,
         restored.params,
@@ -54,15 +57,15 @@ def main() -> dict:
         batch_size=BATCH_SIZE.value,
         limit=ROWS.value,
     )
-    found["synonyms"] = _swapped(restored, rows) if WORDNET.value else "skipped: no --wordnet"
+    found["synonyms"] = (
+        "skipped: no --wordnet" if thesaurus is None else _swapped(restored, rows, thesaurus)
+    )
     how = {"epsilon": EPSILON.value, "steps": STEPS.value, "restarts": RESTARTS.value}
     return found | how | {"step": restored.step}
 
 
-def _swapped(restored, rows) -> dict:
+def _swapped(restored, rows, thesaurus) -> dict:
     manifest = rows.manifest
-    if manifest.inputs["second"]:
-        raise ConfigError("--wordnet is for single texts, and these are pairs: leave it out")
     tokenizer = data.load_tokenizer(restored.tokenizer_path)
     count = min(ROWS.value or len(rows), len(rows))
 
@@ -70,7 +73,6 @@ def _swapped(restored, rows) -> dict:
         how = {"batch_size": BATCH_SIZE.value}
         return text_outputs(restored.model, restored.params, tokenizer, texts, manifest, **how)[0]
 
-    thesaurus = WordNet(WORDNET.value)
     found = attack_words(judge, rows.texts()[:count], rows.labels[:count], thesaurus)
     return {name: value for name, value in found.items() if name != "texts"}
 

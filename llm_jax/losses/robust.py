@@ -76,6 +76,13 @@ class RobustConfig:
         """Says whether anything is on."""
         return self.adversarial != "none" or self.r_drop > 0 or self.mixing > 0
 
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Returns the names of the parts that `robust_loss` adds up, columns of `metrics.csv`."""
+        parts = {"adversarial": self.adversarial != "none", "r_drop": self.r_drop > 0}
+        found = tuple(name for name, on in parts.items() if on)
+        return ("clean", *found) if found else ()
+
 
 def check(run) -> None:
     """Raises `ConfigError` where `run`, a `RunConfig`, cannot be trained as `run.robust` says."""

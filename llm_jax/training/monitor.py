@@ -44,7 +44,8 @@ class Monitor:
         self._flops_per_token = example.flops.total
         self._tokens_per_step = run.batch_size * example.tokens
         self._peak = peak
-        self._writer = MetricsWriter(workdir, COLUMNS, first)
+        self._columns = (*COLUMNS, *run.robust.sums)
+        self._writer = MetricsWriter(workdir, self._columns, first)
         self._progress = Progress(run.steps)
         for name, value in header.items():
             self._progress.say(f"{name + ':':<14} {value}")
@@ -102,7 +103,7 @@ class Monitor:
             f"batches {first} to {last}"
         )
         self._writer.close()
-        self._writer = MetricsWriter(self._workdir, COLUMNS, step)
+        self._writer = MetricsWriter(self._workdir, self._columns, step)
         self._mark, self._marked_step = self._trained(), step
 
     def evaluated(self, step: int, scores: dict[str, float]) -> None:

@@ -1,5 +1,6 @@
 """Fine-tuning as its users run it: by a method, interrupted, predicted from, and refused."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from llm_jax import data
 from llm_jax.data.objectives import OBJECTIVES
 from llm_jax.evaluation.labels import judged, outputs
 from llm_jax.training.restore import load_model
+from tests.data.augmentation.thesauri import write_wordnet
 from tests.data.test_labelled_rows import rows_of, write
 from tests.data.test_pretrained_tokenizer_rows import bert_folder
 from tests.experiments.conftest import ROOT, command, result, run
@@ -67,6 +69,33 @@ def test_a_table_of_one_s_own_is_learned_and_predicted(given, tmp_path):
     assert (lines[0]["text"], lines[-1]["texts"]) == ("a good film", 1)
     assert lines[0]["label"] == max(lines[0]["probabilities"], key=lines[0]["probabilities"].get)
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_against_adversaries_and_attacked(given, tmp_path):
+    workdir, robust = tmp_path / "run", ("--config.robust.adversarial=pgd", "--config.steps=10")
+    outcome = result(run("finetune", *flags(given, workdir, *robust)))
+    with (workdir / "metrics.csv").open() as file:
+        steps = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert len(steps) == 10
+    for row in steps:
+        clean, moved = float(row["clean"]), float(row["adversarial"])
+        assert clean < moved
+        assert float(row["loss"]) == pytest.approx(clean + moved, rel=1e-5)
+
+    how = (f"--workdir={workdir}", "--epsilon=0.5", "--steps=4", "--restarts=2", "--batch_size=8")
+    found = result(run("attack", *how, f"--wordnet={write_wordnet(tmp_path)}"))
+    assert found["accuracy"] == pytest.approx(outcome["accuracy"])
+    assert len(found["by_step"]) == 5
+    assert found["by_step"][0] == found["accuracy"] > found["by_step"][-1]
+    assert found["accuracy_under_attack"] <= found["by_step"][-1]
+    assert found["synonyms"]["accuracy"] == pytest.approx(found["accuracy"])
+    assert found["synonyms"]["accuracy_under_attack"] <= found["accuracy"]
+    few = result(run("attack", *how, "--rows=13", "--split=validation"))
+    assert (few["rows"], few["synonyms"]) == (13, "skipped: no --wordnet")
+    refused = run("attack", *how, "--epsilon=0", check=False)
+    assert refused.returncode == 2
+    assert "epsilon is 0.0: give more than 0" in refused.stderr.splitlines()[-1]
 
 
 def test_tags_are_learned_and_entities_predicted(given, tmp_path):

@@ -6,6 +6,7 @@ from llm_jax.training import monitor
 from llm_jax.training.goodput import Ledger
 from llm_jax.training.metrics import read_metrics
 from tests.training.test_trainer import run_of
+from tests.training.test_tuning import run_of as robust_run
 
 NUMBERS = {"loss": 2.0, "learning_rate": 0.1, "gradient_norm": 1.0, "skipped": 0.0}
 
@@ -37,6 +38,25 @@ def test_speed_is_that_of_the_steps_between_without_what_is_done_aside(watch, tm
         assert rate == pytest.approx(8 * 16 / 4)
         assert float(row["mfu"]) == pytest.approx(rate * model.flops_per_token(16).total / 1e9)
     assert [float(row["elapsed"]) for row in rows] == [8, 66, 74, 78]
+
+
+def test_the_parts_of_a_robust_loss_have_columns_after_a_rollback_too(tmp_path, watch):
+    assert "clean" not in read_header(tmp_path)
+    _, _, model, ledger = watch
+    run = robust_run(steps=4, log={"every": 1}, robust={"adversarial": "fgm", "r_drop": 0.5})
+    robust = monitor.Monitor(str(tmp_path), run, model, 1e9, 0, {}, ledger)
+    parts = {"clean": 0.5, "adversarial": 1.5, "r_drop": 0.25}
+    robust.stepped(1, NUMBERS | parts | {"skipped_in_a_row": 0.0})
+    robust.rolled_back({"back_to": 1, "left_out": (2, 2), "step": 2, "reason": "a spike"})
+    robust.stepped(2, NUMBERS | parts | {"clean": 0.75, "skipped_in_a_row": 0.0})
+    rows = read_metrics(str(tmp_path))
+    assert [[float(row[name]) for name in parts] for row in rows] == [
+        [0.5, 1.5, 0.25], [0.75, 1.5, 0.25],
+    ]  # fmt: skip
+
+
+def read_header(workdir):
+    return (workdir / "metrics.csv").read_text().splitlines()[0].split(",")
 
 
 def test_a_run_stops_after_as_many_bad_steps_as_it_may_skip(watch):

@@ -62,6 +62,21 @@ def test_off_it_is_the_same_program():
     assert program(robust={"adversarial": "fgm"}) != plain
 
 
+@pytest.mark.parametrize(
+    "section",
+    [{}, {"mixing": 0.4}, {"r_drop": 0.5}, {"adversarial": "fgm"}, ROBUST],
+    ids=["off", "mixing", "r_drop", "fgm", "freelb and r_drop"],
+)
+def test_a_step_reports_the_parts_that_the_section_names(section):
+    run = run_of(model=WHOLE["bert"] | SIZES, robust=section)
+    trainer = make_trainer(run)
+    with jax.set_mesh(trainer.mesh):
+        metrics = jax.eval_shape(trainer.train_step, trainer.target, batch())[1]
+    usual = {"loss", "weight", "nll", "accuracy", "learning_rate", "gradient_norm", "skipped",
+             "skipped_in_a_row"}  # fmt: skip
+    assert metrics.keys() - usual == set(run.robust.sums)
+
+
 def test_accumulation_changes_nothing():
     own = {"adversarial": "freelb", "steps": 2}
     whole = losses(1, robust=own)
