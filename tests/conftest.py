@@ -29,6 +29,15 @@ def default_matmul_precision():
     jax.config.update("jax_default_matmul_precision", None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def memory_stays_bounded():
+    """Compiled programs of one file are of no use to the next; together they took 9 GB."""
+    yield
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > 3 * 2**30:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def asset():
     """A function: a path below .cache/assets, which `make assets` fills; skips where it is not."""
