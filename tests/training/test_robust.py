@@ -77,8 +77,23 @@ def test_a_step_reports_the_parts_that_the_section_names(section):
     assert metrics.keys() - usual == set(run.robust.sums)
 
 
-def test_accumulation_changes_nothing():
-    own = {"adversarial": "freelb", "steps": 2}
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"adversarial": "freelb", "steps": 2},
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (
+                {"adversarial": "fgm"},
+                {"adversarial": "pgd", "steps": 2},
+                {"adversarial": "vat", "steps": 2},
+                {"r_drop": 0.5},
+            )
+        ),
+    ],
+    ids=lambda own: own.get("adversarial", "r_drop"),
+)
+def test_accumulation_changes_nothing(own):
     whole = losses(1, robust=own)
     np.testing.assert_allclose(losses(1, robust=own, accumulation=2), whole, rtol=1e-6)
 
