@@ -38,9 +38,10 @@ def test_the_pages_show_every_experiment():
 
 # Those that need a folder of the reader's, or a Llama: tests/generation and test_long_context;
 # the one line for many configurations: test_configs and test_objectives; preparing data:
-# test_prepare_data.
+# test_prepare_data; what is tuned: test_finetune and test_cross_validate.
 ELSEWHERE = re.compile(
-    "--(init_from|rope_scaling)=|.*NAME|prepare_data|finetune|predict|compare$|--config=configs/answers"
+    "--(init_from|rope_scaling)=|.*NAME|prepare_data|finetune|predict|compare$|attack|"
+    "cross_validate|--config=configs/answers"
 )
 HERE = [each for each in commands() if not any(map(ELSEWHERE.match, each))]
 
