@@ -56,10 +56,15 @@ def expected(case: tuple[int, int]) -> float:
 
 @pytest.mark.slow
 def test_wall_time_follows_the_empty_share():
-    best = seconds_of_a_step(repeats=15)  # the least of many: other tests run beside it
-    unit = best[16, 1] / expected((16, 1))
-    for case, seconds in best.items():
-        assert abs(seconds / unit / expected(case) - 1) < 0.25, best
+    best: dict = {}
+    for _ in range(4):  # the least of many: other tests run beside it
+        for case, seconds in seconds_of_a_step(repeats=15).items():
+            best[case] = min(best.get(case, np.inf), seconds)
+        unit = best[16, 1] / expected((16, 1))
+        off = {case: seconds / unit / expected(case) - 1 for case, seconds in best.items()}
+        if max(map(abs, off.values())) < 0.25:
+            return
+    raise AssertionError(off)
 
 
 if __name__ == "__main__":
