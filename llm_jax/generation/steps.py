@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.generation import samplers
+from llm_jax.kernels.packed import Packed, unpacked
 
 
 def lay_out(model, params):
@@ -14,10 +15,10 @@ def lay_out(model, params):
 
     XLA on a CPU copies a layer's slice of a stacked array at every step; arrays that were apart
     before the step are read in place. Vectors (norms, most biases) stay float32, as the model
-    reads them.
+    reads them. What is packed is unpacked: a token is one multiplication by each weight.
     """
     axes = model.logical_axes
-    leaves, treedef = jax.tree.flatten(params)
+    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda leaf: isinstance(leaf, Packed))
     stacked = tuple(bool(names) and names[0] == "layers" for names in treedef.flatten_up_to(axes))
     return _apart(leaves, stacked, model.dtype), (treedef, stacked)
 
@@ -25,6 +26,7 @@ def lay_out(model, params):
 @functools.partial(jax.jit, static_argnames=("stacked", "dtype"))
 def _apart(leaves, stacked, dtype):
     def narrow(leaf, in_stack):
+        leaf = unpacked(leaf)
         return leaf.astype(dtype) if leaf.ndim - in_stack > 1 else leaf
 
     return [

@@ -10,6 +10,7 @@ import pytest
 
 from llm_jax import models
 from llm_jax.configuration import ConfigError
+from llm_jax.generation import Engine, SamplingOptions
 from llm_jax.kernels.packed import unpacked
 from llm_jax.parallel.sharding import batch_sharding
 from llm_jax.testing import relative_error
@@ -236,6 +237,21 @@ def test_adapters_become_part_of_the_weights(base):
     assert relative_error(found, np.asarray(want)) < 1e-5
     with pytest.raises(ConfigError, match="Prefix is not linear"):
         tuning.merged(params, run_of("llama", method="lora,prefix"))
+
+
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+def test_a_base_in_few_bits_generates(base):
+    run = run_of("llama", method="lora", tuning={"base": base})
+    trainer, _, now, _ = trained(run)
+    params, options = trainer.params(now), SamplingOptions(temperature=0.0, max_new_tokens=8)
+    found, want = (
+        Engine(model, params).generate([[3, 1, 4], [1, 5]], options)
+        for model, params in (
+            (trainer.model, params),
+            (models.build(run.model), tuning.merged(params, run)),
+        )
+    )
+    assert [one.tokens for one in found] == [one.tokens for one in want]
 
 
 def test_what_was_unpacked_is_not_kept_for_the_backward_pass():
