@@ -38,9 +38,11 @@ def main() -> dict:
     workdir = entry.required(WORKDIR)
     restored = load_model(workdir, int(STEP.value) if STEP.value.isdigit() else STEP.value)
     objective = restored.run.objective
-    if objective.name != "text_classification" or objective.target != "class":
+    unfit = objective.name != "text_classification" or restored.run.data.window
+    if unfit or objective.target != "class":
         raise ConfigError(
-            f"{workdir} holds no classifier of texts: tune one with python -m experiments.finetune"
+            f"{workdir} holds no classifier of whole texts: tune one with python -m "
+            "experiments.finetune"
         )
     rows = data.open_split(data_directory(workdir), SPLIT.value, objective)
     thesaurus = WordNet(WORDNET.value) if WORDNET.value else None

@@ -112,6 +112,8 @@ class DataConfig:
         classified; empty: there is none.
       image, label: the columns with pictures and with labels, of sources "images" (parquet files
         and saved datasets) and "labelled".
+      window: of source "labelled": texts are read in windows of so many tokens, of which the head
+        reads all together; 0: a text is one row.
       test_path: of source "labelled": the test set, of the same columns; empty: a part of `path`.
       per_class: of classes: training takes but so many examples of each; 0: all.
       folds, fold: of labels: `path` is cut into so many folds, and the one of this number, from
@@ -135,6 +137,7 @@ class DataConfig:
     second: str = ""
     image: str = "image"
     label: str = "label"
+    window: int = 0
     test_path: str = ""
     per_class: int = 0
     folds: int = 0
@@ -170,6 +173,16 @@ class DataConfig:
             raise ConfigError(
                 f"data.second is {self.second!r} and data.source 'tagged', which has no second "
                 "text: leave it empty"
+            )
+        if self.window and (self.source not in ("labelled", "csv") or self.second):
+            raise ConfigError(
+                f"data.window is {self.window}, which is for labelled texts that are no pairs: "
+                "leave it 0"
+            )
+        if self.window and (self.window < 8 or self.sequence_length % self.window):
+            raise ConfigError(
+                f"data.window is {self.window} and data.sequence_length {self.sequence_length}: "
+                "give 8 or more, and a multiple of it as the length"
             )
         if self.per_class < 0 or (self.per_class and self.source not in ("labelled", "csv")):
             raise ConfigError(

@@ -27,13 +27,15 @@ class TextRows:
     static_copies = 0
 
     def __init__(
-        self, ids: np.ndarray, ends: np.ndarray, *, longest: int, padding: int, seconds=None
-    ):
+        self, ids: np.ndarray, ends: np.ndarray, *,
+        longest: int, padding: int, seconds=None, window: int = 0,
+    ):  # fmt: skip
         """Takes the tokens of all rows, one behind the other, and where each row ends.
 
-        Of pairs `seconds` says where in its row the second text begins.
+        Of pairs `seconds` says where in its row the second text begins; `window` is of
+        `DataConfig`.
         """
-        self._seconds = seconds
+        self._seconds, self._window = seconds, window
         self._ids, self._begins = ids, np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self.sizes = ends - self._begins
         self._longest, self._padding = longest, padding
@@ -43,7 +45,10 @@ class TextRows:
 
     def length(self, indices) -> int:
         """Returns the tokens that a batch of `indices` has for each row, one of few lengths."""
-        return bucket(int(self.sizes[np.maximum(indices, 0)].max()), self._longest)
+        size = int(self.sizes[np.maximum(indices, 0)].max())
+        if size <= self._window or not self._window:
+            return bucket(size, self._longest)
+        return bucket(-(-size // self._window), self._longest, smallest=1) * self._window
 
     def take(
         self, indices, randoms: Sequence[np.random.Generator] = (), length: int | None = None
@@ -56,8 +61,8 @@ class TextRows:
           length: of the rows, at least that of the longest; None: `length(indices)`.
 
         Returns:
-          tokens, mask int32 [n, T] (1 where real); weights float32 [n]; of pairs token_types int32
-          [n, T], 1 from the second text on.
+          tokens, mask int32 [n, T] (1 where real), of windows [n, W, T]; weights float32 [n]; of
+          pairs token_types int32 [n, T], 1 from the second text on.
         """
         del randoms
         indices = np.asarray(indices)
@@ -74,6 +79,9 @@ class TextRows:
         if self._seconds is not None:
             begins = self._seconds[np.maximum(indices, 0), None]
             batch["token_types"] = ((np.arange(length) >= begins) & (mask > 0)).astype(np.int32)
+        if self._window:
+            shape = (len(indices), -1, min(self._window, length))
+            batch |= {name: batch[name].reshape(shape) for name in ("tokens", "mask")}
         return batch
 
 
@@ -92,6 +100,7 @@ class LabelledRows(TextRows):
         arrays, texts = labelled_files(part)
         verify(directory, manifest, [arrays, texts])
         size = {"longest": manifest.sequence_length, "padding": manifest.pad_id or 0}
+        size["window"] = manifest.inputs.get("window", 0)
         with np.load(directory / arrays, allow_pickle=False) as file:
             super().__init__(file["ids"], file["ends"], seconds=file.get("seconds"), **size)
             self.labels = file["labels"]
@@ -153,11 +162,11 @@ class TaggedRows(LabelledRows):
         return batch | {"labels": labels, "weights": weights}
 
 
-def bucket(size: int, longest: int) -> int:
+def bucket(size: int, longest: int, smallest: int = 8) -> int:
     """Returns the smallest of few lengths that holds `size` tokens, at most `longest`.
 
-    Up to 64 they are the multiples of 8; then four between each power of two and the next, so that
-    a row is a fifth longer than it must be at most.
+    Up to 8 times the `smallest` they are its multiples; then four between each power of two and the
+    next, so that a row is a fifth longer than it must be at most.
     """
-    step = max(8, 1 << max(0, (size - 1).bit_length() - 3))
+    step = max(smallest, 1 << max(0, (size - 1).bit_length() - 3))
     return min(-(-size // step) * step, longest)

@@ -120,8 +120,9 @@ def inputs_of(config: DataConfig, source, vocab_size: int, objective) -> dict:
     if config.kind == "labelled":
         keys = ("text", "second", "label", "sequence_length")
         inputs |= {key: getattr(config, key) for key in keys}
-        if config.per_class:  # which older data do not tell
-            inputs["per_class"] = config.per_class
+        for key in ("per_class", "window"):
+            if getattr(config, key):  # which older data do not tell
+                inputs[key] = getattr(config, key)
         if config.folds:
             inputs["fold"] = (config.fold, config.folds)
         inputs |= {"target": objective.target, "tokenizer": config.tokenizer.inputs()}

@@ -97,7 +97,7 @@ def write_labelled(
         if inputs["target"] == "tags":
             cut, sizes, places = encoded_units(texts, tokenizer, longest, units=inputs["units"])
         else:
-            cut, sizes, seconds = encoded(texts, tokenizer, longest)
+            cut, sizes, seconds = encoded(texts, tokenizer, longest, config.window)
         order = sorted(range(len(cut)), key=lambda index: (len(cut[index]), index))
         arrays, texts = labelled_files(part)
         ends = np.cumsum([len(cut[index]) for index in order])
@@ -276,28 +276,28 @@ def _numbered(label: str, names: list[str], target: str):
 
 
 def encoded(
-    texts: list[str], tokenizer, longest: int
+    texts: list[str], tokenizer, longest: int, window: int = 0
 ) -> tuple[list[list[int]], list[int], list[int]]:
     """Returns the ids of each text, at most `longest`; how many it had; where its second begins.
 
     The marks that the tokenizer puts around a text, or around and between a pair's, are among them,
     where it puts none those of a document; where a text is cut, they stay. Of a pair the longer
-    text is cut first.
+    text is cut first. Each window has its marks, and all but the last are full.
 
     Args:
       texts: strings; those of a pair with `llm_jax.data.labelled.BETWEEN` between.
       tokenizer: of `llm_jax.data.load_tokenizer`.
       longest: tokens.
+      window: tokens of a window, of which `longest` is a multiple; 0: a text is one.
     """
+    if window:
+        return _windows(texts, tokenizer, longest, window)
     pairs = [text.split(BETWEEN) for text in texts]
     flat = tokenizer.encode_documents([part for pair in pairs for part in pair])
     found, sizes, seconds = [], [], []
     for pair in pairs:
         parts, flat = flat[: len(pair)], flat[len(pair) :]
-        marks = tokenizer.frame if len(pair) == 1 else tokenizer.pair_frame
-        if not any(marks):
-            begin, end = ([mark] for mark in tokenizer.marks)
-            marks = (begin, end) if len(pair) == 1 else (begin, end, end)
+        marks = _marks(tokenizer, len(pair))
         room = longest - sum(map(len, marks))
         if room < len(pair):
             raise ConfigError(
@@ -314,3 +314,25 @@ def encoded(
         seconds.append(len(ids))
         found.append(ids if len(pair) == 1 else [*ids, *parts[1], *marks[2]])
     return found, sizes, seconds
+
+
+def _marks(tokenizer, texts: int):
+    """Returns the marks before, between and behind one or two texts."""
+    marks = tokenizer.frame if texts == 1 else tokenizer.pair_frame
+    if any(marks):
+        return marks
+    begin, end = ([mark] for mark in tokenizer.marks)
+    return (begin, end) if texts == 1 else (begin, end, end)
+
+
+def _windows(texts, tokenizer, longest: int, window: int):
+    begin, end = _marks(tokenizer, 1)
+    room, most = window - len(begin) - len(end), longest // window
+    if room < 1:
+        raise ConfigError(f"data.window is {window}: the marks around a text need more")
+    found, sizes = [], []
+    for ids in tokenizer.encode_documents(texts):
+        parts = [ids[first : first + room] for first in range(0, max(len(ids), 1), room)]
+        sizes.append(len(ids) + len(parts) * (window - room))
+        found.append([token for part in parts[:most] for token in (*begin, *part, *end)])
+    return found, sizes, [0] * len(found)

@@ -93,12 +93,14 @@ def text_outputs(model: Model, params, tokenizer, texts, manifest, *, batch_size
         if wrong := [text for text in texts if text.count("\t") != 1]:
             raise ConfigError(f"{wrong[0][:60]!r} is no pair: give two texts with a tab between")
         texts = [text.replace("\t", BETWEEN) for text in texts]
-    ids, sizes, seconds = encoded(texts, tokenizer, longest)
+    window = manifest.inputs.get("window", 0)
+    ids, sizes, seconds = encoded(texts, tokenizer, longest, window)
     order = np.argsort([len(one) for one in ids], kind="stable")
     flat = np.array([token for index in order for token in ids[index]], np.uint32)
     ends = np.cumsum([len(ids[index]) for index in order])
-    pairs = {"seconds": np.array(seconds)[order]} if manifest.inputs["second"] else {}
-    rows = TextRows(flat, ends, longest=longest, padding=manifest.pad_id or 0, **pairs)
+    more = {"seconds": np.array(seconds)[order]} if manifest.inputs["second"] else {}
+    more |= {"longest": longest, "padding": manifest.pad_id or 0, "window": window}
+    rows = TextRows(flat, ends, **more)
     said = np.empty((len(texts), model.head.outputs), np.float32)
     said[order] = outputs(model, params, rows, batch_size=batch_size)
     return said, sizes

@@ -94,6 +94,11 @@ def check(run) -> None:
             f"objective.name is {objective.name!r} and robust is for text_classification: set "
             "robust.adversarial to none, robust.r_drop and robust.mixing to 0"
         )
+    if run.data.window and (robust.mixing or robust.adversarial != "none"):
+        raise ConfigError(
+            f"data.window is {run.data.window}, and robust.adversarial and robust.mixing move the "
+            "words of whole texts: set data.window to 0, or them off"
+        )
     for name in ("vat", "r_drop"):
         wanted = robust.r_drop if name == "r_drop" else robust.adversarial == name
         if wanted and objective.target != "class":

@@ -259,18 +259,20 @@ class Model:
     ):  # fmt: skip
         """Returns what the head reads: float32 [B, outputs], without pooling [B, T, outputs].
 
-        Of a model with an encoder and a decoder it reads the encoder.
+        Of a model with an encoder and a decoder it reads the encoder. Windows of a text are texts
+        to the model, and one to the head.
 
         Args:
           params: of `init`, the head's included.
-          tokens: int32 [B, T].
-          mask: int32 [B, T], 1 where a token is real; a decoder's padding stands behind.
+          tokens: int32 [B, T], of windows [B, W, T].
+          mask: int32 of that shape, 1 where a token is real; a decoder's padding stands behind.
           token_types: int32 [B, T], 1 in the second of two texts, or None; a model without a table
             for them takes no notice.
           dropout_key: turns dropout on.
           example_ids: int32 [B], which draws each row takes; None means `0 .. B-1`.
           perturbation: float [B, T, D], added to what the token table gives, before it is scaled
-            and before positions, token types, norm and dropout, in every family; or None.
+            and before positions, token types, norm and dropout, in every family; or None, and None
+            of windows.
         """
         if perturbation is not None:
             front = ((0, 0), (self.virtual_tokens, 0), (0, 0))
@@ -279,10 +281,23 @@ class Model:
         if dropout_key is not None and example_ids is None:
             example_ids = jnp.arange(tokens.shape[0])
         random = {"dropout_key": dropout_key, "example_ids": example_ids}
+        real = mask.reshape(len(mask), -1) > 0
+        if tokens.ndim == 2:
+            found = self._read(params, tokens, mask, token_types, **random)
+        else:
+            windows = jnp.arange(tokens.shape[1])
+            if example_ids is not None:  # of fewer than 2^24 examples in a batch
+                random["example_ids"] = jnp.ravel(example_ids[:, None] + (windows << 24))
+            tokens, mask = (x.reshape(-1, tokens.shape[2]) for x in (tokens, mask))
+            found = self._read(params, tokens, mask, None, **random).reshape(*real.shape, -1)
+        random["example_ids"] = example_ids
+        return self.head.apply(params["task_head"], found, real, **random)
+
+    def _read(self, params, tokens, mask, token_types, **random):
+        """Returns the states of all tokens, `dtype` [B, T, D]."""
         if self.config.family in DECODERS:
-            found, _ = self.hidden(params, tokens, **random)
-            return self.head.apply(params["task_head"], found, mask > 0, **random)
-        real, (tokens, mask) = mask > 0, self._behind_virtual(tokens, mask)
+            return self.hidden(params, tokens, **random)[0]
+        tokens, mask = self._behind_virtual(tokens, mask)
         if token_types is not None:
             token_types = jnp.pad(token_types, ((0, 0), (self.virtual_tokens, 0)))
         if self.config.family == "bert":
@@ -293,8 +308,7 @@ class Model:
         else:
             given = {"input_ids": tokens, "attention_mask": mask}
             found = self.apply(params, method="encode", **given, **random)["hidden"]
-        found = found[:, self.virtual_tokens :]
-        return self.head.apply(params["task_head"], found, real, **random)
+        return found[:, self.virtual_tokens :]
 
     def word_vectors(self, params, tokens):
         """Returns what the token table gives for int32 `tokens [B, T]`: `dtype` [B, T, D]."""

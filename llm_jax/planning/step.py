@@ -139,7 +139,9 @@ def abstract_batch(run: RunConfig, sharding=None) -> dict[str, jax.ShapeDtypeStr
         row = {"source": source, "source_mask": source, "targets": target}
         row["weights"] = target.astype(np.float32)
     elif objective.kind == "labelled":
-        tokens = np.zeros((1, length), np.int32)
+        window = run.data.window or length
+        shape = (1, length) if window == length else (1, length // window, window)
+        tokens = np.zeros(shape, np.int32)
         labels = tokens if objective.target == "tags" else np.zeros(1, np.int32)
         row = {
             "tokens": tokens,

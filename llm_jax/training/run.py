@@ -191,9 +191,8 @@ class RunConfig:
                 "tuning.head.pooling is 'none', which is for tags: choose first, last, mean or "
                 "attention"
             )
-        length = max(
-            self.data.sequence_length, *self.objective.lengths(self.data.sequence_length).values()
-        )
+        row = self.data.window or self.data.sequence_length
+        length = max(row, *self.objective.lengths(row).values())
         virtual = sum(getattr(method, "tokens", 0) for method in added)
         # T5's positions have no end; RoBERTa's begin behind the padding's.
         positions = getattr(self.model, "longest", None) or getattr(
